@@ -1,0 +1,60 @@
+"""What every test may ask for: the shared data and a DDS domain of its own."""
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+DOMAINS = 100
+# Where this process looks next; starting at its id keeps concurrent runs apart before the locks have to.
+_next_domain = os.getpid()
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the source tree under test."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of data sets and clips beside the checkout; the test is skipped where it is absent."""
+    folder = CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the data sets in ../shared/data beside the checkout")
+    return folder
+
+
+@pytest.fixture
+def ros_domain_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A ROS domain that no other running test uses (1..100), set as ROS_DOMAIN_ID here and for children.
+
+    A test gets another one than the test before it, so a process that is slow to die disturbs nobody.
+    """
+    with _locked_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        yield domain
+
+
+@contextmanager
+def _locked_domain() -> Iterator[int]:
+    global _next_domain
+    folder = Path(tempfile.gettempdir()) / f"drive_seg_ros_domains_{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for _ in range(DOMAINS):
+        domain = _next_domain % DOMAINS + 1
+        _next_domain += 1
+        with open(folder / str(domain), "w") as lock:
+            try:
+                # The system drops the lock with the process, however that ends.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield domain
+            return
+    raise RuntimeError(f"all {DOMAINS} ROS domains are taken by running tests")
