@@ -1,0 +1,266 @@
+"""The one file that travels from the lab to the vehicle: weights and the whole contract in one ``.safetensors``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from drive_seg import networks
+from drive_seg.dds_profile import share_file
+from drive_seg.files import written_aside
+from drive_seg.labels import LabelMap
+
+FORMAT = "drive_seg/1"
+_CONTRACT, _HASH = "drive_seg.contract", "drive_seg.sha256"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that may not be used; the message is one sentence that says why."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the network wants to see.
+
+    Attributes:
+        size: (height, width) in pixels of the images it was trained on.
+        channel_order: "rgb" or "bgr".
+        mean, std: per channel in that order, of values scaled to 0..1.
+    """
+
+    size: tuple[int, int]
+    channel_order: str = "rgb"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 8:
+            raise ValueError(f"input size {self.size} is not (height, width) of at least 8 pixels")
+        if self.channel_order not in ("rgb", "bgr"):
+            raise ValueError(f"channel order '{self.channel_order}' is neither 'rgb' nor 'bgr'")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError("mean and std must be three values each, std above 0")
+
+    def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Camera pixels to network input, the same in training and on the vehicle.
+
+        Args:
+            images: uint8 or float BGR [B, 3, H, W], values 0..255.
+            dtype: of the result.
+
+        Returns:
+            [B, 3, H, W] in this input's channel order, (value / 255 - mean) / std, channels_last.
+        """
+        # one multiply-add per value: x * 1/(255 std) - mean/std
+        std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+        if self.channel_order == "rgb":
+            images = images.flip(1)
+        x = torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
+        return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything one must know to use the weights.
+
+    Attributes:
+        network, options: what ``networks.build`` makes; options of training-only branches are left out.
+        label_map: ids, names, colours.
+        input: size, channel order, mean, std.
+        training: the recipe it was trained with, as plain data.
+        metrics: scores by name, each with what it was measured on.
+        licence: under which terms the weights may be used.
+    """
+
+    network: str
+    options: dict[str, Any]
+    label_map: LabelMap
+    input: InputSpec
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "network": self.network,
+            "options": self.options,
+            "label_map": self.label_map.to_dict(),
+            "input": asdict(self.input),
+            "training": self.training,
+            "metrics": self.metrics,
+            "licence": self.licence,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Contract:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: if the data has not this form.
+        """
+        try:
+            if data["format"] != FORMAT:
+                raise ValueError(f"format '{data['format']}' is not '{FORMAT}'")
+            spec = data["input"]
+            return cls(
+                network=str(data["network"]),
+                options=dict(data["options"]),
+                label_map=LabelMap.from_dict(data["label_map"]),
+                input=InputSpec(
+                    size=(int(spec["size"][0]), int(spec["size"][1])),
+                    channel_order=spec["channel_order"],
+                    mean=tuple(map(float, spec["mean"])),
+                    std=tuple(map(float, spec["std"])),
+                ),
+                training=dict(data["training"]),
+                metrics=dict(data["metrics"]),
+                licence=str(data["licence"]),
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"the contract lacks or garbles {error}") from error
+
+
+def canonical_json(data: Any) -> str:
+    """The one JSON text of some data: keys sorted, no spaces, ASCII."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def content_hash(tensors: dict[str, Tensor], contract: Contract) -> str:
+    """SHA-256 (hex) over sorted tensor names, dtypes, shapes and bytes, then the contract's canonical JSON."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    digest.update(canonical_json(contract.to_dict()).encode())
+    return digest.hexdigest()
+
+
+def save(path: str | Path, network: nn.Module, contract: Contract) -> str:
+    """Write a checkpoint for inference and return its content hash.
+
+    Branches that only training uses (``network.training_only``) are left out, weights and options alike.
+
+    Raises:
+        OSError: if the file cannot be written; an older file of that name is then still whole.
+    """
+    training_only = tuple(getattr(network, "training_only", ()))
+    prefixes = tuple(f"{name}." for name in training_only)
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(prefixes)
+    }
+    contract = Contract(**{**contract.__dict__, "options": {**contract.options, **dict.fromkeys(training_only, False)}})
+    digest = content_hash(tensors, contract)
+    metadata = {_CONTRACT: canonical_json(contract.to_dict()), _HASH: digest}
+    with written_aside(path) as aside:
+        save_file(tensors, str(aside), metadata=metadata)
+    return digest
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose hash was right: its contract, its tensors by name, its hash."""
+
+    path: Path
+    contract: Contract
+    tensors: dict[str, Tensor]
+    sha256: str
+
+    def build_network(self, **options: Any) -> nn.Module:
+        """The network with its weights, in evaluation mode.
+
+        Args:
+            **options: override the contract's where the weights allow it (``unpool="one_hot"`` for DSNet).
+
+        Raises:
+            CheckpointError: if the network or an option is unknown, or tensors are missing, left over or misshapen.
+        """
+        try:
+            network = networks.build(
+                self.contract.network,
+                self.contract.label_map.num_classes,
+                **{**self.contract.options, **options},
+            )
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{self.path}: {error}") from error
+        wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        given = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        if wanted != given:
+            raise CheckpointError(f"{self.path}: {_first_difference(wanted, given, self.contract)}")
+        network.load_state_dict(self.tensors)
+        return network.eval()
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint and check that it is whole and what its contract says.
+
+    Raises:
+        CheckpointError: if the file is missing, not a safetensors file, cut off, without a contract, or its hash is
+            wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    if _CONTRACT not in metadata or _HASH not in metadata:
+        raise CheckpointError(f"{path}: holds no drive_seg contract, so nothing is known about its classes and input")
+    try:
+        contract = Contract.from_dict(json.loads(metadata[_CONTRACT]))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its contract cannot be read: {error}") from error
+    digest = content_hash(tensors, contract)
+    if digest != metadata[_HASH]:
+        raise CheckpointError(
+            f"{path}: content hash {digest[:12]}... is not the recorded {metadata[_HASH][:12]}..., "
+            "so weights or contract were changed after it was written"
+        )
+    return Checkpoint(path, contract, tensors, digest)
+
+
+def find_model(name: str | Path) -> Path:
+    """The file of a model: a path as it is, a bare name as ``models/<name>.safetensors`` of the package.
+
+    Raises:
+        CheckpointError: if there is no such file; the message says where was looked.
+    """
+    path = Path(name)
+    if path.suffix or len(path.parts) > 1:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: there is no such file (from {Path.cwd()})")
+        return path
+    try:
+        folder = share_file("models")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no model is called '{name}': {error}") from error
+    shipped = {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
+    if path.name not in shipped:
+        raise CheckpointError(f"no model is called '{name}'; there are: {', '.join(shipped) or 'none'} (in {folder})")
+    return shipped[path.name]
+
+
+def _first_difference(wanted: dict[str, tuple], given: dict[str, tuple], contract: Contract) -> str:
+    missing, extra = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    if missing:
+        return f"{len(missing)} tensors of network '{contract.network}' are missing, the first is '{missing[0]}'"
+    if extra:
+        return f"{len(extra)} tensors are not of network '{contract.network}', the first is '{extra[0]}'"
+    name = next(name for name in sorted(wanted) if wanted[name] != given[name])
+    classes = f"{contract.label_map.num_classes} classes of label map '{contract.label_map.name}'"
+    return f"tensor '{name}' has shape {given[name]}, but the network with the {classes} needs {wanted[name]}"

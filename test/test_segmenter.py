@@ -1,0 +1,190 @@
+"""The road from an image to its label."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from drive_seg import checkpoint, networks
+from drive_seg.checkpoint import CheckpointError, Contract, InputSpec
+from drive_seg.labels import CAMVID11
+from drive_seg.segmenter import Segmentation, Segmenter, choose_device
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    torch.manual_seed(2)
+    path = tmp_path_factory.mktemp("models") / "m.safetensors"
+    checkpoint.save(path, networks.build("dsnet", 11), Contract("dsnet", {}, CAMVID11, InputSpec((96, 128))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def segmenter(path):
+    return Segmenter.load(path, device="cpu")
+
+
+def picture(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (max(2, height // 8), max(2, width // 8), 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+class Colours(torch.nn.Module):
+    """A network whose class is the strongest of its three input channels: geometry and channel order become visible."""
+
+    def forward(self, x):
+        return x
+
+
+def colour_segmenter(size, **spec):
+    names = CAMVID11.__class__("rgb", ("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
+    contract = Contract("dsnet", {}, names, InputSpec(size, mean=(0, 0, 0), std=(1, 1, 1), **spec))
+    return Segmenter(Colours(), contract, device="cpu")
+
+
+def test_label_equals_the_obvious_slow_road(segmenter):
+    """At the network's own size nothing is resized: normalise, network, argmax."""
+    image = picture(96, 128)
+    rgb = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
+    spec = segmenter.contract.input
+    x = (rgb - torch.tensor(spec.mean).view(1, 3, 1, 1)) / torch.tensor(spec.std).view(1, 3, 1, 1)
+    with torch.no_grad():
+        logits = segmenter._network(x)
+    result = segmenter(image, confidence=True)
+    assert (result.label == logits[0].argmax(0).numpy()).mean() > 0.9999
+    expected = (255 * F.softmax(logits[0], 0).max(0).values).round().numpy()
+    assert np.abs(result.confidence.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(96, 128), (97, 131), (270, 480), (50, 300), (360, 64)])
+def test_label_has_the_image_size(segmenter, size):
+    result = segmenter(picture(*size), confidence=True)
+    assert isinstance(result, Segmentation)
+    assert result.label.shape == result.confidence.shape == size
+    assert result.label.dtype == result.confidence.dtype == np.uint8
+    assert result.label.flags.c_contiguous and result.label.max() < 11
+
+
+def test_confidence_is_left_out_unless_asked_for(segmenter):
+    image = picture(96, 128)
+    assert segmenter(image).confidence is None
+    assert (segmenter(image).label == segmenter(image, confidence=True).label).all()
+
+
+def test_channel_order_and_geometry():
+    """Blue left, red right, green corner: classes come out where the colours are, at a size that must be resized."""
+    image = np.zeros((180, 320, 3), np.uint8)
+    image[:, :160] = (255, 0, 0)  # BGR blue
+    image[:, 160:] = (0, 0, 255)  # red
+    image[:60, :80] = (0, 255, 0)
+    label = colour_segmenter((90, 160))(image).label
+    assert (label[70:, :150] == 2).all() and (label[:, 170:] == 0).all() and (label[:50, :70] == 1).all()
+    assert (colour_segmenter((90, 160), channel_order="bgr")(image).label[70:, :150] == 0).all()
+
+
+def test_borders_stay_within_half_a_network_pixel():
+    image = np.zeros((1080, 1920, 3), np.uint8)
+    image[:, :1000] = (255, 0, 0)
+    image[:, 1000:] = (0, 0, 255)
+    segmenter = colour_segmenter((360, 640))
+    height, width = segmenter.network_size(1080, 1920)
+    assert (height, width) == (360, 640)
+    edge = np.flatnonzero(np.diff(segmenter(image).label[500].astype(int)))
+    assert len(edge) == 1 and abs(edge[0] + 1 - 1000) <= 1.5
+
+
+def test_a_thin_pole_of_a_large_image_is_not_skipped():
+    image = np.zeros((720, 1280, 3), np.uint8)
+    image[:, 401:402] = (0, 0, 200)  # one pixel wide, seen at a quarter of the size
+    image[..., 0] = 20
+    assert (colour_segmenter((180, 320))(image).label == 0).any(1).all()
+
+
+@pytest.mark.parametrize(
+    ("camera", "seen"),
+    [((96, 128), (96, 128)), ((720, 960), (96, 128)), ((720, 1280), (80, 144)), ((375, 1242), (64, 200)), ((8, 800), (8, 1112))],
+)
+def test_aspect_is_kept_at_the_checkpoints_pixel_count(segmenter, camera, seen):
+    height, width = segmenter.network_size(*camera)
+    assert (height, width) == seen
+    assert height % 8 == width % 8 == 0
+
+
+def test_input_size_overrides_the_contract(path):
+    segmenter = Segmenter.load(path, device="cpu", input_size=(192, 256))
+    assert segmenter.network_size(480, 640) == (192, 256)
+    with pytest.raises(ValueError, match="at least 8"):
+        Segmenter.load(path, device="cpu", input_size=(4, 256))
+
+
+def test_a_list_gives_what_its_images_give_alone(segmenter):
+    images = [picture(96, 128, 1), picture(50, 300, 2), picture(96, 128, 3), picture(480, 640, 4)]
+    together = segmenter(images, confidence=True)
+    assert len(together) == 4
+    for image, result in zip(images, together, strict=True):
+        alone = segmenter(image, confidence=True)
+        assert (result.label == alone.label).mean() > 0.999  # a batch may sum in another order
+        assert np.abs(result.confidence.astype(int) - alone.confidence.astype(int)).max() <= 1
+    assert segmenter([]) == []
+
+
+def test_deterministic_on_the_cpu(segmenter, path):
+    image = picture(270, 480)
+    first = segmenter(image, confidence=True)
+    for other in (segmenter, Segmenter.load(path, device="cpu")):
+        again = other(image, confidence=True)
+        assert (again.label == first.label).all() and (again.confidence == first.confidence).all()
+
+
+def test_non_contiguous_and_read_only_images(segmenter):
+    image = picture(96, 256)
+    view = image[:, ::2]
+    frozen = np.ascontiguousarray(view)
+    frozen.flags.writeable = False
+    assert (segmenter(view).label == segmenter(frozen).label).all()
+
+
+def test_stages_are_timed_and_add_up_over_calls(segmenter):
+    stages = {}
+    segmenter(picture(96, 128), stages=stages)
+    assert set(stages) == {"preprocess", "network", "postprocess"} and min(stages.values()) > 0
+    first = dict(stages)
+    segmenter(picture(96, 128), stages=stages)
+    assert all(stages[name] > first[name] for name in stages)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 4), np.uint8), np.zeros((10, 10, 3)), np.zeros((0, 10, 3), np.uint8)],
+)
+def test_what_is_no_image_is_refused(segmenter, image):
+    with pytest.raises(ValueError, match="must be uint8"):
+        segmenter(image)
+
+
+def test_bf16_agrees_with_fp32_on_a_smooth_image(path, segmenter):
+    image = picture(96, 128)
+    assert (Segmenter.load(path, device="cpu", precision="bf16")(image).label == segmenter(image).label).mean() > 0.9
+
+
+def test_devices_and_precisions_that_are_not_there(path):
+    assert choose_device("cpu") == "cpu"
+    for wish in ("gpu", "cuda:x", "cpu:1"):
+        with pytest.raises(ValueError, match="not one of auto, cpu, cuda, cuda:N"):
+            choose_device(wish)
+    with pytest.raises(ValueError, match="device 'cuda:99' is not there"):
+        choose_device("cuda:99")
+    with pytest.raises(ValueError, match="precision 'int4' is not one of"):
+        Segmenter.load(path, device="cpu", precision="int4")
+
+
+def test_a_broken_file_is_a_checkpoint_error(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError):
+        Segmenter.load(tmp_path / "x.safetensors")
+
+
+def test_warm_up_takes_any_sizes(segmenter):
+    segmenter.warm_up([(96, 128), (50, 300)])
