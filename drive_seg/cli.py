@@ -1,0 +1,191 @@
+"""``drive-seg``: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+# Each command imports what it needs: `drive-seg inspect` shall not wait for Lightning to load.
+app = typer.Typer(help="Train, check and run the networks of drive_seg.", no_args_is_help=True, add_completion=False)
+_screen = Console(stderr=True)
+
+Checkpoint = Annotated[str, typer.Argument(help="A .safetensors file, or the name of a model of the package.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as JSON; - is standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
+InputSize = Annotated[
+    str | None,
+    typer.Option(help="HEIGHTxWIDTH whose pixel count the network sees; the checkpoint's if left out."),
+]
+
+
+@app.command()
+def networks(output: Json = None) -> None:
+    """List the networks, their options and parameters at 19 classes."""
+    from drive_seg import networks as rooms
+
+    rows = []
+    for name in rooms.names():
+        network = rooms.build(name, 19).eval()
+        aside = tuple(f"{branch}." for branch in getattr(network, "training_only", ()))
+        count = sum(p.numel() for key, p in network.named_parameters() if not key.startswith(aside))
+        rows.append({"name": name, "parameters": count, "options": rooms.catalog.options(name)})
+    _print_json(rows, output)
+    if output is None:
+        for row in rows:
+            options = ", ".join(f"{k}={v}" for k, v in row["options"].items())
+            typer.echo(f"{row['name']}: {row['parameters']:,} parameters at 19 classes; options: {options}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe file, see config/train/.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; runs/<recipe> if left out.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting, as schedule.epochs=10; repeatable.")
+    ] = None,
+    restart: Annotated[bool, typer.Option(help="Begin anew instead of resuming from the folder's last.ckpt.")] = False,
+) -> None:
+    """Train a network by a recipe; run it again to go on where it stopped."""
+    from drive_seg.training.recipe import load_recipe
+    from drive_seg.training.train import train as run
+
+    plan = load_recipe(recipe, setting)
+    best = run(plan, output or Path("runs") / plan.name, resume=not restart, progress=sys.stderr.isatty())
+    typer.echo(f"best checkpoint: {best}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Checkpoint,
+    dataset: Annotated[str, typer.Option(help="Kind of dataset: camvid or synth.")],
+    root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of it, as val.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Further argument of the dataset, as seeds=[100,110]; repeatable."),
+    ] = None,
+    input_size: InputSize = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    output: Json = None,
+) -> None:
+    """Score a checkpoint on a labelled dataset: IoU per class, mIoU, pixel accuracy."""
+    import yaml
+
+    from drive_seg.segmenter import Segmenter
+    from drive_seg.training import evaluation
+    from drive_seg.training.datasets import open_dataset
+
+    arguments: dict[str, Any] = {"root": root, "split": split}
+    for pair in option or []:
+        key, _, value = pair.partition("=")
+        arguments[key] = yaml.safe_load(value)
+    data = open_dataset(dataset, **{k: v for k, v in arguments.items() if v is not None})
+    segmenter = Segmenter.load(checkpoint, device, precision, _size(input_size))
+    matrix = evaluation.evaluate(segmenter, data)
+    names = segmenter.label_map.names
+    _print_json({**evaluation.as_report(matrix, names), "images": len(data)}, output)
+    if output is None:
+        Console().print(evaluation.as_table(matrix, names))
+
+
+@app.command()
+def segment(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder, a video, a bag or synth:...")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A folder, or a .mp4 file.")],
+    model: Annotated[str, typer.Option(help="A .safetensors file, or the name of a model.")] = "dsnet_synth19",
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the mask in overlays.")] = 0.5,
+    input_size: InputSize = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Label images: label PNGs, colour and overlay pictures in a folder, or an overlay video with a legend."""
+    from drive_seg.replay.segment import segment_source
+    from drive_seg.segmenter import Segmenter
+
+    segmenter = Segmenter.load(model, device, precision, _size(input_size))
+    count, where = segment_source(segmenter, source, output, alpha)
+    typer.echo(f"{count} images labelled, see {where}")
+
+
+@app.command()
+def synth(
+    output: Annotated[Path, typer.Argument(help="Folder for images/ and labels/.")],
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 100,
+    seed: Annotated[int, typer.Option(help="Which drive.")] = 0,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "360x640",
+    step: Annotated[int, typer.Option(min=1, help="Take every step-th frame of the 10 Hz drive.")] = 1,
+) -> None:
+    """Render a synthetic street drive: images with exact labels (19 Cityscapes ids)."""
+    import cv2
+    from rich.progress import track
+
+    from drive_seg.synth import SynthDrive
+
+    height, width = _size(size)
+    drive = SynthDrive(seed=seed, size=(width, height))
+    for folder in ("images", "labels"):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    for i in track(range(0, frames * step, step), description="rendering", console=_screen):
+        frame = drive.frame(i)
+        for folder, picture in (("images", frame.image), ("labels", frame.label)):
+            if not cv2.imwrite(str(output / folder / f"{i:06d}.png"), picture):
+                raise OSError(f"{output / folder} cannot be written to")
+    typer.echo(f"{frames} frames in {output}")
+
+
+@app.command()
+def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
+    """Print what a checkpoint says of itself, after checking its hash."""
+    from drive_seg import checkpoint as files
+
+    loaded = files.load(files.find_model(checkpoint))
+    count = sum(tensor.numel() for tensor in loaded.tensors.values())
+    _print_json({"sha256": loaded.sha256, "values": count, **loaded.contract.to_dict()}, output)
+    if output is None:
+        import yaml
+
+        typer.echo(f"{loaded.path}\nsha256: {loaded.sha256}\nvalues: {count:,} in {len(loaded.tensors)} tensors")
+        typer.echo(yaml.safe_dump(loaded.contract.to_dict(), sort_keys=False, default_flow_style=None, width=110))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ValueError(f"size '{text}' is not of the form HEIGHTxWIDTH, as 360x640")
+    return int(height), int(width)
+
+
+def _print_json(data: Any, output: Path | None) -> None:
+    if output is None:
+        return
+    text = json.dumps(data, indent=1)
+    if str(output) == "-":
+        typer.echo(text)
+        return
+    from drive_seg.files import write_atomically
+
+    write_atomically(output, text.encode())
+
+
+def main() -> None:
+    """Entry point: exit code 0 only on success, one clear sentence on bad input."""
+    try:
+        app()
+    except (ValueError, OSError, RuntimeError) as error:
+        _screen.print(f"drive-seg: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The command line as a user calls it: in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from drive_seg import checkpoint, networks
+from drive_seg.checkpoint import Contract, InputSpec
+from drive_seg.labels import CAMVID11, CITYSCAPES19
+from drive_seg.segmenter import Segmenter
+
+
+def drive_seg(*arguments, expect=0):
+    """Run ``drive-seg`` and return its result; the exit code must be the expected one."""
+    command = [sys.executable, "-m", "drive_seg.cli", *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert result.returncode == expect, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("models") / "m.safetensors"
+    contract = Contract("dsnet", {}, CITYSCAPES19, InputSpec((48, 88)), metrics={"validation": {"miou": 0.25}})
+    checkpoint.save(path, networks.build("dsnet", 19), contract)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(3):
+        image = np.random.default_rng(i).integers(0, 255, (9, 16, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"shot{i}.png"), cv2.resize(image, (96, 54), interpolation=cv2.INTER_CUBIC))
+    return folder
+
+
+def test_help_names_every_command():
+    text = drive_seg("--help").stdout
+    for command in ("networks", "train", "evaluate", "segment", "synth", "inspect"):
+        assert command in text
+        assert "--help" in drive_seg(command, "--help").stdout
+
+
+def test_networks_as_json():
+    rows = json.loads(drive_seg("networks", "--json", "-").stdout)
+    dsnet = next(row for row in rows if row["name"] == "dsnet")
+    assert dsnet["parameters"] == 910_447 and "unpool" in dsnet["options"]
+
+
+def test_inspect_prints_the_contract(model):
+    printed = json.loads(drive_seg("inspect", model, "--json", "-").stdout)
+    assert printed["network"] == "dsnet" and printed["input"]["size"] == [48, 88]
+    assert printed["label_map"] == CITYSCAPES19.to_dict()
+    assert printed["sha256"] == checkpoint.load(model).sha256
+    readable = drive_seg("inspect", model).stdout
+    assert "traffic light" in readable and printed["sha256"] in readable
+
+
+def test_inspect_refuses_with_one_sentence(tmp_path):
+    (tmp_path / "no.safetensors").write_bytes(b"no")
+    result = drive_seg("inspect", tmp_path / "no.safetensors", expect=1)
+    assert result.stdout == "" and "not a whole safetensors file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_segment_a_folder(model, pictures, tmp_path):
+    drive_seg("segment", pictures, "-o", tmp_path / "out", "--model", model, "--device", "cpu")
+    segmenter = Segmenter.load(model, device="cpu")
+    for i in range(3):
+        image = cv2.imread(str(pictures / f"shot{i}.png"))
+        label, color, overlay = (
+            cv2.imread(str(tmp_path / "out" / kind / f"shot{i}.png"), cv2.IMREAD_UNCHANGED)
+            for kind in ("label", "color", "overlay")
+        )
+        assert label.shape == (54, 96) and label.dtype == np.uint8
+        assert (label == segmenter(image).label).mean() > 0.999  # another number of threads may sum in another order
+        assert (color == CITYSCAPES19.colorize(label)).all()
+        assert np.abs(overlay.astype(int) - (image.astype(int) + color) / 2).max() <= 1
+
+
+def test_segment_one_image_and_a_drive_to_video(model, pictures, tmp_path):
+    drive_seg("segment", pictures / "shot1.png", "-o", tmp_path / "one", "--model", model)
+    assert [p.name for p in (tmp_path / "one" / "label").iterdir()] == ["shot1.png"]
+    drive_seg("segment", "synth:seed=1,frames=4,size=128x72,fps=10", "-o", tmp_path / "v.mp4", "--model", model)
+    video = cv2.VideoCapture(str(tmp_path / "v.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 4 and video.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    assert video.get(cv2.CAP_PROP_FRAME_WIDTH) > 128 and video.get(cv2.CAP_PROP_FRAME_HEIGHT) == 72
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nowhere.png"], "does not exist"),
+        (["PICTURES", "--input-size", "big"], "HEIGHTxWIDTH"),
+        (["PICTURES", "--device", "tpu"], "not one of auto, cpu, cuda"),
+        (["PICTURES", "--model", "dsnet_nowhere"], "no model is called 'dsnet_nowhere'"),
+    ],
+)
+def test_segment_refuses_with_one_sentence(model, pictures, tmp_path, arguments, complaint):
+    arguments = [pictures if a == "PICTURES" else a for a in arguments]
+    if "--model" not in arguments:
+        arguments += ["--model", model]
+    result = drive_seg("segment", *arguments, "-o", tmp_path / "out", expect=1)
+    assert complaint in result.stderr.replace("\n", " ") and "Traceback" not in result.stderr
+
+
+def test_evaluate_scores_at_label_resolution(model, tmp_path):
+    options = ["--dataset", "synth", "--option", "seeds=[3,4]", "--option", "frames=2", "--option", "size=[128,72]"]
+    drive_seg("evaluate", model, *options, "--json", tmp_path / "r.json", "--input-size", "72x128")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["images"] == 2 and set(report["iou"]) == set(CITYSCAPES19.names)
+    counts = np.array(report["confusion_matrix"])
+    assert counts.sum() == 2 * 128 * 72
+    assert report["pixel_accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
+    assert "traffic light" in drive_seg("evaluate", model, *options).stdout
+
+
+def test_evaluate_refuses_other_classes(model, tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "val" / name / "a.png"), np.zeros((48, 64), np.uint8))
+    result = drive_seg("evaluate", model, "--dataset", "camvid", "--root", tmp_path, "--split", "val", expect=1)
+    assert "knows the classes of 'cityscapes19', the dataset those of 'camvid11'" in result.stderr.replace("\n", " ")
+
+
+def test_synth_writes_images_with_labels(tmp_path):
+    drive_seg("synth", tmp_path / "s", "--frames", 2, "--seed", 4, "--size", "72x128", "--step", 5)
+    assert sorted(p.name for p in (tmp_path / "s" / "images").iterdir()) == ["000000.png", "000005.png"]
+    label = cv2.imread(str(tmp_path / "s" / "labels" / "000005.png"), cv2.IMREAD_UNCHANGED)
+    assert label.shape == (72, 128) and set(np.unique(label)) <= {*range(19), 255}
+
+
+def test_train_from_a_recipe_to_a_file_that_loads(tmp_path):
+    for split, count in (("train", 4), ("val", 1)):
+        for i in range(count):
+            for name, value in (("images", 90), ("labels", 3)):
+                (tmp_path / "data" / split / name).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(tmp_path / "data" / split / name / f"{i}.png"), np.full((32, 32), value, np.uint8))
+    settings = [f"data.train.root={tmp_path}/data", f"data.val.root={tmp_path}/data", "schedule.epochs=1"]
+    settings += ["validate_every=1", "data.batch_size=2", "data.crop=[32,32]", "compile=false"]
+    arguments = [argument for setting in settings for argument in ("--set", setting)]
+    recipe = os.path.join(os.path.dirname(__file__), "..", "config", "train", "dsnet_camvid11.yaml")
+    drive_seg("train", recipe, "-o", tmp_path / "run", *arguments)
+    loaded = checkpoint.load(tmp_path / "run" / "best.safetensors")
+    assert loaded.contract.label_map == CAMVID11 and loaded.contract.metrics["validation"]["epochs"] == 1
+    result = drive_seg("train", recipe, "-o", tmp_path / "run", "--set", "losses.owl=1", expect=1)
+    assert "no loss is called 'owl'" in result.stderr
