@@ -63,20 +63,20 @@ def _offset(have: int, want: int, rng: np.random.Generator) -> int:
 
 def jitter_colour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, gamma, saturation, white balance, and now and then blur or noise: uint8 BGR, same shape."""
-    gamma = np.exp(rng.uniform(-0.4, 0.4))
-    contrast, brightness = rng.uniform(0.65, 1.4), rng.uniform(-35, 35)
-    balance = rng.uniform(0.9, 1.1, 3)
+    gamma = np.exp(rng.uniform(-0.25, 0.25))
+    contrast, brightness = rng.uniform(0.75, 1.3), rng.uniform(-20, 20)
+    balance = rng.uniform(0.93, 1.07, 3)
     values = np.arange(256) / 255.0
     curve = 255.0 * values**gamma
     table = (curve[:, None] - 128.0) * contrast + 128.0 + brightness
     table = np.clip(table * balance, 0, 255).astype(np.uint8)
     image = cv2.LUT(image, np.ascontiguousarray(table.reshape(1, 256, 3)))
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-    saturation = rng.uniform(0.5, 1.4)
+    saturation = rng.uniform(0.6, 1.4)
     image = cv2.addWeighted(image, saturation, grey, 1.0 - saturation, 0.0)
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         noise = rng.normal(0, rng.uniform(2, 8), image.shape[:2]).astype(np.float32)
         image = np.clip(image + noise[..., None], 0, 255).astype(np.uint8)
     return image

@@ -44,8 +44,8 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
             *([RichProgressBar()] if progress else []),
         ],
         logger=[
-            CSVLogger(folder, name="", version=""),
-            TensorBoardLogger(folder, name="", version="tensorboard"),
+            CSVLogger(folder, name="csv"),  # a file of its own per attempt: this logger wipes an older one
+            TensorBoardLogger(folder, name="tensorboard", version=""),
         ],
         check_val_every_n_epoch=recipe.validate_every,
         num_sanity_val_steps=0,
