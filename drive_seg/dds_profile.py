@@ -28,9 +28,7 @@ def share_file(name: str) -> Path:
         if (folder / name).exists():
             return folder / name
     places = ", ".join(str(folder) for folder in tried) or "no share folder of the package was found"
-    raise FileNotFoundError(
-        f"{PACKAGE} has no shared file '{name}' (looked in: {places}); reinstall the package"
-    )
+    raise FileNotFoundError(f"{PACKAGE} has no shared file '{name}' (looked in: {places}); reinstall the package")
 
 
 def large_image_environment(env: Mapping[str, str] = os.environ) -> dict[str, str]:

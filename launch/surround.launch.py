@@ -1,0 +1,117 @@
+"""N cameras, one node: ``ros2 launch drive_seg surround.launch.py cameras:=front,left,right``."""
+
+import os
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+CONFIG = Path(__file__).absolute().parents[1] / "config"
+# Jazzy reads the first name, Kilted the second.
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+ARGUMENTS = (
+    (
+        "cameras",
+        "",
+        "Names of the cameras, with commas between them: front,left,right. "
+        "Each is the prefix of its topics. Empty: those of the parameters file",
+    ),
+    (
+        "image_topic",
+        "",
+        "Topic of the images, where {camera} stands for the camera's name: /sensing/{camera}/image_raw. "
+        "Empty: as in the parameters file, else <camera>/image_raw",
+    ),
+    (
+        "transport",
+        "",
+        "raw, or compressed: CompressedImage on <image_topic>/compressed. Empty: as in the parameters file",
+    ),
+    (
+        "model",
+        "",
+        "Name of a model of the package, or path of a .safetensors file. Empty: as in the parameters file",
+    ),
+    ("device", "", "Where the network runs: auto, cpu, cuda, cuda:N. Empty: as in the parameters file"),
+    (
+        "params_file",
+        str(CONFIG / "segmentation.param.yaml"),
+        "Path of the node's parameters file; the arguments above go before what it says",
+    ),
+    ("namespace", "", "Namespace of the node and of its relative topics"),
+    ("use_sim_time", "", "true: the node's clock is /clock. Empty: as in the parameters file"),
+    ("log_level", "info", "Least severe log messages that are shown: debug, info, warn, error"),
+)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The arguments, the DDS profile for large images, and the node."""
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(name, default_value=default, description=text)
+                for name, default, text in ARGUMENTS
+            ),
+            *large_image_profile(),
+            OpaqueFunction(function=segmentation_node),
+        ]
+    )
+
+
+def large_image_profile() -> list[SetEnvironmentVariable]:
+    """Make Fast DDS take whole images, unless the user has chosen a profile."""
+    if any(os.environ.get(name) for name in PROFILE_VARIABLES):
+        return []
+    profile = str(CONFIG / "fastdds_large_images.xml")
+    return [SetEnvironmentVariable(name, profile) for name in PROFILE_VARIABLES]
+
+
+def segmentation_node(context: LaunchContext) -> list[Node]:
+    """The node, with the parameters file and above it what the user gave as arguments, and nothing else."""
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    if not Path(given["params_file"]).is_file():
+        # launch_ros itself would go on without it.
+        raise FileNotFoundError(f"params_file: there is no file '{given['params_file']}'")
+    return [
+        Node(
+            package="drive_seg",
+            executable="segmentation_node",
+            namespace=given["namespace"],
+            parameters=[given["params_file"], node_parameters(given)],
+            ros_arguments=["--log-level", given["log_level"]],
+            output="screen",
+        )
+    ]
+
+
+def node_parameters(given: dict[str, str]) -> dict[str, object]:
+    """The node's parameters that the launch arguments set, by name; an empty argument sets none."""
+    # Text stays text: launch would read a camera called 1 or a model called 2024 as a number.
+    parameters: dict[str, object] = {
+        name: ParameterValue(given[name], value_type=str) for name in ("model", "device") if given[name]
+    }
+    cameras = [name.strip() for name in given["cameras"].split(",") if name.strip()]
+    if not cameras and (given["image_topic"] or given["transport"]):
+        cameras = ["camera"]
+    if cameras:
+        parameters["cameras"] = cameras
+    for camera in cameras:
+        if given["image_topic"]:
+            topic = given["image_topic"].replace("{camera}", camera)
+            parameters[f"{camera}.image_topic"] = ParameterValue(topic, value_type=str)
+        if given["transport"]:
+            parameters[f"{camera}.transport"] = ParameterValue(given["transport"], value_type=str)
+    if given["use_sim_time"]:
+        parameters["use_sim_time"] = truth("use_sim_time", given["use_sim_time"])
+    return parameters
+
+
+def truth(name: str, text: str) -> bool:
+    """The value of a yes-or-no argument; ValueError if it is neither."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{name} must be true or false, not '{text}'")
+    return text.lower() == "true"

@@ -1,0 +1,375 @@
+"""The launch files, executed by a small stand-in for ``launch``, which is not on the package index, and by the real one
+where that is installed.
+
+The stand-in runs a file's ``generate_launch_description`` and every function and included file in it as launch would,
+and records what would be started. Parameters then go into a real node and command lines into the real parsers.
+"""
+
+import importlib.util
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import rclpy
+import yaml
+
+from drive_seg import checkpoint, networks
+from drive_seg.labels import CITYSCAPES19
+from drive_seg.node.parameters import ParameterError
+from drive_seg.node.segmentation_node import SegmentationNode
+
+FILES = ("camera", "surround", "replay")
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+
+@dataclass
+class Run:
+    """What a launch file did: arguments declared (name -> description) and read, processes with their environment."""
+
+    values: dict[str, str]
+    declared: dict[str, str] = field(default_factory=dict)
+    required: set[str] = field(default_factory=set)
+    read: set[str] = field(default_factory=set)
+    environment: dict[str, str] = field(default_factory=dict)
+    processes: list[SimpleNamespace] = field(default_factory=list)
+    handlers: list[Any] = field(default_factory=list)
+
+    def value(self, given: Any) -> str:
+        return given.perform(self) if hasattr(given, "perform") else given
+
+    def process(self, executable: str) -> SimpleNamespace:
+        (found,) = (process for process in self.processes if process.executable == executable)
+        return found
+
+
+class LaunchConfiguration:
+    def __init__(self, variable_name: str) -> None:
+        self.name = variable_name
+
+    def perform(self, run: Run) -> str:
+        run.read.add(self.name)
+        return run.values[self.name]
+
+
+class DeclareLaunchArgument:
+    def __init__(self, name: str, *, default_value: str | None = None, description: str | None = None) -> None:
+        self.name, self.default, self.description = name, default_value, description
+
+    def execute(self, run: Run) -> None:
+        run.declared.setdefault(self.name, self.description)
+        if self.default is None:
+            run.required.add(self.name)
+            assert self.name in run.values, f"the launch argument {self.name} must be given"
+        run.values.setdefault(self.name, self.default)
+
+
+class SetEnvironmentVariable:
+    def __init__(self, name: str, value: str) -> None:
+        self.name, self.value = name, value
+
+    def execute(self, run: Run) -> None:
+        run.environment[self.name] = self.value
+
+
+class OpaqueFunction:
+    def __init__(self, *, function: Callable) -> None:
+        self.function = function
+
+    def execute(self, run: Run) -> None:
+        execute_all(self.function(run), run)
+
+
+class IncludeLaunchDescription:
+    def __init__(self, source: str, *, launch_arguments: Any = ()) -> None:
+        self.source, self.arguments = source, launch_arguments
+
+    def execute(self, run: Run) -> None:
+        for name, value in self.arguments:
+            run.values[name] = run.value(value)
+        execute_all(description(self.source), run)
+
+
+class Node:
+    def __init__(self, *, package: str, executable: str, **options: Any) -> None:
+        self.made = SimpleNamespace(package=package, executable=executable, **options)
+
+    def execute(self, run: Run) -> None:
+        run.processes.append(SimpleNamespace(**vars(self.made), environment=dict(run.environment)))
+
+
+class ExecuteProcess(Node):
+    def __init__(self, *, cmd: list[str], **options: Any) -> None:
+        super().__init__(package="", executable=" ".join(cmd[:3]), arguments=cmd[3:], **options)
+
+
+class RegisterEventHandler:
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def execute(self, run: Run) -> None:
+        run.handlers.append(self.handler)
+
+
+def record(kind: str) -> Callable[..., SimpleNamespace]:
+    return lambda **options: SimpleNamespace(kind=kind, **options)
+
+
+STAND_IN = {
+    "launch": {"LaunchDescription": list, "LaunchContext": Run},
+    "launch.actions": {
+        **{c.__name__: c for c in (DeclareLaunchArgument, SetEnvironmentVariable, OpaqueFunction)},
+        **{c.__name__: c for c in (IncludeLaunchDescription, ExecuteProcess, RegisterEventHandler)},
+        **{name: record(name) for name in ("Shutdown", "TimerAction")},
+    },
+    "launch.event_handlers": {"OnProcessExit": record("OnProcessExit")},
+    "launch.launch_description_sources": {"PythonLaunchDescriptionSource": str},
+    "launch.substitutions": {"LaunchConfiguration": LaunchConfiguration},
+    "launch_ros": {},
+    "launch_ros.actions": {"Node": Node},
+    "launch_ros.parameter_descriptions": {"ParameterValue": lambda value, value_type: value_type(value)},
+}
+
+
+def description(path: str) -> list[Any]:
+    return runpy.run_path(path)["generate_launch_description"]()
+
+
+def execute_all(actions: list[Any], run: Run) -> None:
+    for action in actions:
+        action.execute(run)
+
+
+@pytest.fixture
+def launch(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Runs the launch file of a name with arguments, in the stand-in."""
+    for name in PROFILE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, contents in STAND_IN.items():
+        module = ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    def run(name: str, **arguments: str) -> Run:
+        result = Run(arguments)
+        execute_all(description(str(checkout / "launch" / f"{name}.launch.py")), result)
+        return result
+
+    return run
+
+
+def node_of(process: SimpleNamespace, folder: Path) -> SegmentationNode:
+    """The real node, with the parameters as launch_ros passes them on: one file after the other."""
+    arguments = ["--ros-args"]
+    for number, parameters in enumerate(process.parameters):
+        path = Path(parameters) if isinstance(parameters, str) else folder / f"{number}.yaml"
+        if path.parent == folder:
+            path.write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+        arguments += ["--params-file", str(path)]
+    return SegmentationNode(cli_args=arguments)
+
+
+@pytest.fixture
+def ros(ros_domain_id: int) -> Iterator[None]:
+    rclpy.init()
+    yield
+    rclpy.shutdown()
+
+
+def values(node: SegmentationNode, *names: str) -> list[Any]:
+    return [node.get_parameter(name).value for name in names]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_argument_is_described_and_used(launch: Callable[..., Run], name: str) -> None:
+    run = launch(name, source="synth:", output="out")
+    assert all(text and len(text) > 20 for text in run.declared.values()), run.declared
+    # The delay is for the other player alone.
+    assert set(run.declared) - run.read - {"delay"} == set()
+    assert run.read - set(run.declared) == set()
+    assert run.required == ({"source"} if name == "replay" else set())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_process_is_an_installed_executable_with_the_dds_profile(
+    launch: Callable[..., Run], checkout: Path, name: str
+) -> None:
+    run = launch(name, source="synth:", output="out")
+    profile = dict.fromkeys(PROFILE_VARIABLES, str(checkout / "config" / "fastdds_large_images.xml"))
+    for process in run.processes:
+        assert process.package == "drive_seg"
+        assert os.access(checkout / "scripts" / process.executable, os.X_OK)
+        assert process.environment == profile
+    names = ["segmentation_node", "recorder", "player"] if name == "replay" else ["segmentation_node"]
+    assert [process.executable for process in run.processes] == names
+
+
+def test_a_dds_profile_of_the_users_stays(launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROFILE_VARIABLES[1], "/mine.xml")
+    assert launch("camera").process("segmentation_node").environment == {}
+
+
+def test_without_arguments_the_parameters_file_alone_speaks(launch: Callable[..., Run], checkout: Path) -> None:
+    for name in ("camera", "surround"):
+        process = launch(name).process("segmentation_node")
+        assert process.parameters == [str(checkout / "config" / "segmentation.param.yaml"), {}]
+
+
+def test_camera_arguments_reach_the_node(launch: Callable[..., Run], ros: None, tmp_path: Path) -> None:
+    run = launch(
+        "camera",
+        camera="front",
+        image_topic="/sensing/front/image",
+        transport="compressed",
+        model="other",
+        device="cpu",
+        use_sim_time="true",
+    )
+    node = node_of(run.process("segmentation_node"), tmp_path)
+    try:
+        given = values(node, "cameras", "front.image_topic", "front.transport", "model", "device", "use_sim_time")
+        assert given == [["front"], "/sensing/front/image", "compressed", "other", "cpu", True]
+    finally:
+        node.destroy_node()
+
+
+def test_surround_gives_each_camera_its_topic(launch: Callable[..., Run], ros: None, tmp_path: Path) -> None:
+    run = launch("surround", cameras="front, left,right", image_topic="/sensing/{camera}/image_raw")
+    node = node_of(run.process("segmentation_node"), tmp_path)
+    try:
+        topics = values(node, "cameras", "front.image_topic", "left.image_topic", "right.image_topic")
+        sensing = [f"/sensing/{name}/image_raw" for name in ("front", "left", "right")]
+        assert topics == [["front", "left", "right"], *sensing]
+        assert values(node, "left.transport", "model", "use_sim_time") == ["raw", "dsnet_synth19", False]
+    finally:
+        node.destroy_node()
+
+
+def test_an_image_topic_alone_is_that_of_the_default_camera(launch: Callable[..., Run]) -> None:
+    process = launch("camera", image_topic="/usb_cam/image_raw").process("segmentation_node")
+    assert process.parameters[1] == {"cameras": ["camera"], "camera.image_topic": "/usb_cam/image_raw"}
+
+
+def test_what_the_arguments_leave_open_comes_from_the_users_file(
+    launch: Callable[..., Run], ros: None, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("/**: {ros__parameters: {cameras: [rear], rear: {transport: compressed}, overlay_alpha: 0.25}}")
+    process = launch("camera", params_file=str(mine), device="cpu").process("segmentation_node")
+    (tmp_path / "launched").mkdir()
+    node = node_of(process, tmp_path / "launched")
+    try:
+        given = values(node, "cameras", "rear.transport", "overlay_alpha", "device")
+        assert given == [["rear"], "compressed", 0.25, "cpu"]
+    finally:
+        node.destroy_node()
+
+
+def test_a_parameter_the_node_lacks_would_be_noticed(ros: None, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="'modle' is unknown"):
+        node_of(SimpleNamespace(parameters=[{"modle": "x"}]), tmp_path)
+
+
+def test_a_parameters_file_that_is_not_there_is_named(launch: Callable[..., Run]) -> None:
+    with pytest.raises(FileNotFoundError, match="params_file: there is no file '/none.yaml'"):
+        launch("surround", params_file="/none.yaml")
+
+
+def test_a_doubtful_yes_or_no_is_refused(launch: Callable[..., Run]) -> None:
+    with pytest.raises(ValueError, match="use_sim_time must be true or false, not 'perhaps'"):
+        launch("camera", use_sim_time="perhaps")
+
+
+def test_replay_plays_records_and_ends(launch: Callable[..., Run]) -> None:
+    pytest.importorskip("rosbags", reason="the player needs the extra 'replay'")
+    from drive_seg.replay import player, recorder
+
+    run = launch(
+        "replay",
+        source="drive.mcap",
+        cameras="front,left",
+        rate="0.5",
+        start="2",
+        duration="7.5",
+        loop="true",
+        output="masks",
+        record="/tf, */segmentation/label",
+    )
+    assert run.process("segmentation_node").parameters[1] == {"cameras": ["front", "left"], "use_sim_time": True}
+    played = player.arguments().parse_args(run.process("player").arguments)
+    assert (played.source, played.rate, played.start, played.duration) == ("drive.mcap", 0.5, 2.0, 7.5)
+    assert (played.loop, played.clock, played.camera, played.wait_for) == (True, True, "front", ["1"])
+    recorded = recorder.arguments().parse_args(run.process("recorder").arguments)
+    assert recorded.topics == ["/tf", "*/segmentation/label"]
+    assert recorded.output == Path("masks")
+    (handler,) = run.handlers
+    assert [action.kind for timer in handler.on_exit for action in timer.actions] == ["Shutdown"]
+
+
+def test_replay_can_leave_out_the_recorder_and_the_clock(launch: Callable[..., Run]) -> None:
+    run = launch("replay", source="clip.mp4", use_sim_time="false")
+    assert [process.executable for process in run.processes] == ["segmentation_node", "player"]
+    assert "--clock" not in run.process("player").arguments
+    assert run.process("segmentation_node").parameters[1] == {"use_sim_time": False}
+
+
+def test_replay_can_use_ros2_bag_play(launch: Callable[..., Run]) -> None:
+    run = launch("replay", source="drive", player="rosbag2", duration="3", delay="4.0")
+    command = run.process("ros2 bag play").arguments
+    assert command[:5] == ["drive", "--clock", "100", "--delay", "4.0"]
+    assert command[5:] == [
+        *("--rate", "1.0", "--start-offset", "0.0", "--playback-duration", "3", "--disable-keyboard-controls")
+    ]
+    with pytest.raises(ValueError, match="player must be drive_seg or rosbag2, not 'mplayer'"):
+        launch("replay", source="drive", player="mplayer")
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("launch_ros") is None,
+    reason="needs ROS 2's launch and launch_ros, which pip does not have",
+)
+@pytest.mark.parametrize("name", FILES)
+def test_the_real_launch_runs_the_file(
+    checkout: Path, ros_domain_id: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    from launch import LaunchDescription, LaunchService
+    from launch.actions import IncludeLaunchDescription, RegisterEventHandler, Shutdown
+    from launch.event_handlers import OnProcessIO
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"{sys.prefix}:{prefixes}")
+    lines: list[str] = []
+
+    def collect(event: Any) -> Any:
+        lines.extend(event.text.decode().splitlines())
+        return Shutdown() if any("active: awaiting" in line for line in lines) and name != "replay" else None
+
+    model = tmp_path / "untrained.safetensors"
+    contract = checkpoint.Contract("dsnet", {}, CITYSCAPES19, checkpoint.InputSpec((48, 64)))
+    checkpoint.save(model, networks.build("dsnet", 19), contract)
+    arguments = {
+        "model": str(model),
+        "source": "synth:seed=1,frames=3,size=64x48",
+        "output": str(tmp_path / "masks"),
+        "camera" if name == "camera" else "cameras": "front",
+    }
+    service = LaunchService()
+    source = PythonLaunchDescriptionSource(str(checkout / "launch" / f"{name}.launch.py"))
+    service.include_launch_description(
+        LaunchDescription(
+            [
+                RegisterEventHandler(OnProcessIO(on_stdout=collect, on_stderr=collect)),
+                IncludeLaunchDescription(source, launch_arguments=arguments.items()),
+            ]
+        )
+    )
+    assert service.run() == 0
+    assert any("active: awaiting /front/image_raw" in line for line in lines), lines
+    if name == "replay":
+        assert (tmp_path / "masks" / "metadata.yaml").is_file(), lines
