@@ -1,0 +1,56 @@
+"""The model a node runs: a Segmenter, warmed up, with the name and hash that the outside is told."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+import torch
+
+from drive_seg.checkpoint import find_model
+from drive_seg.labels import LabelMap
+from drive_seg.node.parameters import NodeParameters
+from drive_seg.segmenter import Segmenter
+
+
+@dataclass
+class Model:
+    """A loaded model. ``name`` is the checkpoint's file name without suffix, ``sha256`` its content hash."""
+
+    name: str
+    sha256: str
+    segmenter: Segmenter | None
+    label_map: LabelMap
+    device: str
+    precision: str
+
+    @classmethod
+    def load(cls, wanted: NodeParameters) -> Model:
+        """Load the checkpoint and run it once, so that the first camera frame meets a ready network.
+
+        Raises:
+            CheckpointError: if there is no such model or it may not be used.
+            ValueError: if the device or precision is not to be had here.
+        """
+        path = find_model(wanted.model)
+        segmenter = Segmenter.load(path, wanted.device, wanted.precision, wanted.input_size)
+        size = wanted.input_size or segmenter.contract.input.size
+        segmenter.warm_up([size] * len(wanted.cameras))
+        return cls(
+            path.stem, segmenter.sha256, segmenter, segmenter.label_map, segmenter.device, segmenter.precision
+        )
+
+    def describe(self) -> str:
+        """One line for the log."""
+        label_map = self.label_map
+        return (
+            f"model {self.name} ({self.sha256[:12]}) with the {label_map.num_classes} classes of "
+            f"{label_map.name} on {self.device} in {self.precision}"
+        )
+
+    def free(self) -> None:
+        """Give the memory back, on the device too."""
+        self.segmenter = None
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()

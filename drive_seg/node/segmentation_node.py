@@ -1,0 +1,271 @@
+"""The node: ``python -m drive_seg.node.segmentation_node --ros-args -p model:=dsnet_synth19``."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+from std_msgs.msg import Header
+
+from drive_seg.node import parameters
+from drive_seg.node.camera import Camera
+from drive_seg.node.parameters import ParameterError
+from drive_seg.node.process import StopRequest
+
+if TYPE_CHECKING:
+    from drive_seg.node.model import Model
+    from drive_seg.node.worker import Worker
+
+NAME = "segmentation_node"
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
+RCLError = rclpy_implementation.RCLError
+DIAGNOSTICS_PERIOD_S = 1.0
+DEACTIVATE_PATIENCE_S = 10.0
+"""How long deactivating waits for the batch in hand to be published."""
+SHUTDOWN_PATIENCE_S = 3.0
+"""The same at the end of the process, where ``ros2 launch`` kills what takes more than 5 s."""
+
+Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _errors_in_the_log(transition: Transition) -> Transition:
+    """Log an unexpected exception of a transition before it becomes ERROR; rclpy would swallow it silently."""
+
+    @functools.wraps(transition)
+    def logged(self: SegmentationNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except Exception:
+            self.get_logger().error(f"{transition.__name__} failed unexpectedly:\n{traceback.format_exc()}")
+            return ERROR
+
+    return logged
+
+
+class SegmentationNode(LifecycleNode):
+    """Camera images in, class masks out.
+
+    Configure loads the model and warms it up, activate subscribes, deactivate unsubscribes and waits for the batch
+    in hand to be published, clean-up frees the model. All of it runs in the executor's thread; frames pass
+    through the one worker thread.
+
+    Raises:
+        ParameterError: on construction, if a given parameter is unknown, ill-typed or out of range.
+    """
+
+    def __init__(self, **options: object) -> None:
+        """
+        Args:
+            **options: as for ``rclpy.node.Node``.
+        """
+        super().__init__(NAME, **options)
+        try:
+            parameters.declare(self)
+        except ParameterError:
+            self.destroy_node()
+            raise
+        self._model: Model | None = None
+        self._worker: Worker | None = None
+        self.cameras = [Camera(self, name, self._wake_worker) for name in self.get_parameter("cameras").value]
+        for camera in self.cameras:
+            self.add_managed_entity(camera)
+        self.add_on_set_parameters_callback(self._judge_change)
+        self._survive_impossible_transitions()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        # On a steady clock: a simulated clock that stands still must not silence the diagnostics.
+        self.create_timer(
+            DIAGNOSTICS_PERIOD_S, self._tell_health, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    def autostart(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
+        """Configure and activate; False if one of them was not successful (the log says why)."""
+        transitions = (self.trigger_configure, self.trigger_activate)
+        return all(interrupted() or transition() == SUCCESS for transition in transitions)
+
+    # Transitions
+
+    @_errors_in_the_log
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        from drive_seg.node.model import Model  # brings PyTorch, which an unconfigured node does not need
+
+        wanted = parameters.read(self)
+        self.get_logger().info(f"loading model {wanted.model}")
+        try:
+            model = Model.load(wanted)
+        except (ValueError, OSError) as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            return FAILURE
+        for camera, camera_parameters in zip(self.cameras, wanted.cameras, strict=True):
+            camera.prepare(camera_parameters, wanted.reliable_input, model)
+        self._model = model
+        result = super().on_configure(state)
+        self.get_logger().info(f"configured: {model.describe()}")
+        return result
+
+    @_errors_in_the_log
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        from drive_seg.node.worker import Worker
+
+        if self._worker is not None and self._worker.running:
+            self.get_logger().error(
+                "cannot activate: the batch given up by deactivate has still not come back"
+            )
+            return FAILURE
+        clock, logger = self.get_clock(), self.get_logger()
+        tuning = functools.partial(parameters.read_tuning, self)
+        self._worker = Worker(self._model.segmenter, self.cameras, clock, tuning, logger)
+        self._worker.start()
+        result = super().on_activate(state)
+        for name in parameters.unused_qos_overrides(self):
+            logger.warning(f"parameter '{name}' has no effect: the node has no such topic")
+        logger.info(f"active: awaiting {', '.join(camera.topic for camera in self.cameras)}")
+        return result
+
+    @_errors_in_the_log
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = super().on_deactivate(state)
+        self._stop_worker(DEACTIVATE_PATIENCE_S)
+        return result
+
+    @_errors_in_the_log
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = super().on_cleanup(state)
+        self._free_model()
+        return result
+
+    @_errors_in_the_log
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._end_everything(state)
+        return SUCCESS
+
+    @_errors_in_the_log
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, from where a new attempt is possible."""
+        self._end_everything(state)
+        return SUCCESS
+
+    def _end_everything(self, state: LifecycleState) -> None:
+        # The worker must be still before the publishers it uses are destroyed.
+        for camera in self.cameras:
+            camera.on_deactivate(state)
+        self._stop_worker(SHUTDOWN_PATIENCE_S)
+        super().on_shutdown(state)
+        self._free_model()
+
+    def _stop_worker(self, patience_s: float) -> None:
+        if self._worker is not None and not self._worker.stop(patience_s):
+            self.get_logger().error(f"the batch in hand is given up: it takes more than {patience_s:.0f} s")
+
+    def _free_model(self) -> None:
+        if self._worker is not None and not self._worker.running:
+            self._worker = None
+        if self._model is not None:
+            model, self._model = self._model, None
+            model.free()
+
+    def _survive_impossible_transitions(self) -> None:
+        """Refuse a transition that the state does not have; rclpy lets the error end the node."""
+        change_state = self._service_change_state.callback
+
+        def refuse_impossible(
+            request: ChangeState.Request, response: ChangeState.Response
+        ) -> ChangeState.Response:
+            try:
+                return change_state(request, response)
+            except RCLError as error:
+                transition = request.transition.label or request.transition.id
+                self.get_logger().warning(f"transition {transition} is not possible now: {error}")
+                response.success = False
+                return response
+
+        self._service_change_state.callback = refuse_impossible
+
+    # Callbacks
+
+    def _judge_change(self, changed: list[Parameter]) -> object:
+        names = [camera.name for camera in self.cameras]
+        return parameters.judge_change(changed, names, configured=self._model is not None)
+
+    def _wake_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.wake()
+
+    def _tell_health(self) -> None:
+        max_age_ns = parameters.read_tuning(self).max_age_ns
+        for camera in self.cameras:
+            camera.tell_if_awaited()
+            camera.tell_if_broken(max_age_ns)
+        self._diagnostics.publish(
+            DiagnosticArray(
+                header=Header(stamp=self.get_clock().now().to_msg()),
+                status=[camera.health.status(camera.about(max_age_ns)) for camera in self.cameras],
+            )
+        )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until it is told to end; the process's exit code.
+
+    Args:
+        args: command line without the program's name; that of the process when left out.
+    """
+    stop = StopRequest()
+    arguments = sys.argv[1:] if args is None else list(args)
+    try:
+        _refuse_stray(remove_ros_args(arguments))
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+        node = SegmentationNode()
+    except rclpy_implementation.UnknownROSArgsError as error:
+        return _cannot_start(f"ROS does not know the arguments {error}")
+    except (ParameterError, ParameterException, RCLError) as error:
+        return _cannot_start(str(error))
+    try:
+        if node.get_parameter("autostart").value and not node.autostart(lambda: stop.came):
+            node.get_logger().fatal("autostart failed, so the process ends")
+            return 1
+        stop.spin(node)
+    finally:
+        # The node may be finalised already, and then has no way to shut down.
+        with suppress(RCLError):
+            node.trigger_shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _cannot_start(reason: str) -> int:
+    get_logger(NAME).fatal(f"cannot start: {reason}")
+    rclpy.try_shutdown()
+    return 1
+
+
+def _refuse_stray(arguments: Sequence[str]) -> None:
+    if arguments:
+        raise ParameterError(
+            f"'{' '.join(arguments)}' on the command line means nothing here: parameters are given as "
+            "--ros-args -p name:=value or --ros-args --params-file FILE"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""The worker thread alone: batches, faults and their cost, and what happens to a batch when the node is stopped."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from rclpy.clock import Clock
+from rclpy.logging import get_logger
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from drive_seg.image_messages import to_image
+from drive_seg.labels import CITYSCAPES19
+from drive_seg.node.camera import Frame
+from drive_seg.node.health import About, CameraHealth
+from drive_seg.node.ledger import Fate
+from drive_seg.node.parameters import Tuning
+from drive_seg.node.worker import Worker
+from drive_seg.segmenter import Segmentation
+
+PATIENCE_S = 30.0
+
+
+class StubOutputs:
+    """Remembers what was to be published."""
+
+    def __init__(self) -> None:
+        self.listeners = frozenset({"label"})
+        self.published: list[tuple] = []
+        self.came = threading.Event()
+
+    def wanted(self, publish_confidence: bool) -> frozenset[str]:
+        return self.listeners if publish_confidence else self.listeners - {"confidence"}
+
+    def publish(self, *arguments: Any) -> None:
+        self.published.append(arguments)
+        self.came.set()
+
+
+class StubCamera:
+    """The slot, health and outputs of a camera, without DDS."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.health, self.outputs = name, CameraHealth(), StubOutputs()
+        self.newest: Frame | None = None
+        self.health.activate()
+
+    @property
+    def has_frame(self) -> bool:
+        return self.newest is not None
+
+    def take(self) -> Frame | None:
+        frame, self.newest = self.newest, None
+        return frame
+
+    def give(self, message: Image) -> None:
+        self.health.receive()
+        self.newest = Frame(self, message)
+
+    @property
+    def ended(self) -> dict[Fate, int]:
+        return {fate: count for fate, count in self.health.ledger.count().ended.items() if count}
+
+
+class StubSegmenter:
+    """Labels an image with its blue channel modulo 19; raises for images with the value 200."""
+
+    label_map = CITYSCAPES19
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.confidences: list[bool] = []
+        self.entered, self.may_go = threading.Event(), threading.Event()
+        self.may_go.set()
+
+    def __call__(self, images: list, confidence: bool, stages: dict[str, float]) -> list[Segmentation]:
+        self.batches.append(len(images))
+        self.confidences.append(confidence)
+        self.entered.set()
+        assert self.may_go.wait(PATIENCE_S)
+        if any((image == 200).all() for image in images):
+            raise RuntimeError("CUDA error: out of luck\nCompile with ...")
+        stages["network"] = 0.001
+        return [Segmentation(image[..., 0] % 19, image[..., 1] if confidence else None) for image in images]
+
+
+class Bench:
+    """A worker with three cameras."""
+
+    def __init__(self) -> None:
+        self.cameras = [StubCamera(name) for name in ("a", "b", "c")]
+        self.segmenter = StubSegmenter()
+        self.tuning = Tuning(max_age_ns=None, overlay_alpha=0.5, publish_confidence=False)
+        logger = get_logger("worker_test")
+        self.worker = Worker(self.segmenter, self.cameras, Clock(), lambda: self.tuning, logger)
+
+    def give(self, *values: int | None, age_s: float = 0.0) -> None:
+        for camera, value in zip(self.cameras, values, strict=False):
+            if value is not None:
+                camera.give(message(value, age_s))
+        self.worker.wake()
+
+
+def message(value: int, age_s: float = 0.0) -> Image:
+    stamp_ns = Clock().now().nanoseconds - int(age_s * 1e9)
+    header = Header(frame_id=str(value))
+    header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    return to_image(np.full((4, 6, 3), value, np.uint8), header, "bgr8")
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.segmenter.may_go.set()
+    if bench.worker.running:
+        assert bench.worker.stop(PATIENCE_S)
+
+
+def test_frames_that_wait_together_are_one_batch(bench: Bench) -> None:
+    bench.give(1, 2, 3)
+    bench.worker.start()
+    for camera in bench.cameras:
+        assert camera.outputs.came.wait(PATIENCE_S)
+    assert bench.segmenter.batches == [3]
+    assert bench.worker.stop(PATIENCE_S)
+    for value, camera in enumerate(bench.cameras, start=1):
+        ((wanted, header, image, label, confidence, label_map, alpha),) = camera.outputs.published
+        assert (wanted, header.frame_id, confidence, alpha) == ({"label"}, str(value), None, 0.5)
+        assert np.array_equal(image, np.full((4, 6, 3), value))
+        assert np.array_equal(label, np.full((4, 6), value))
+        assert label_map is CITYSCAPES19
+        assert camera.ended == {Fate.PUBLISHED: 1}
+
+
+def test_confidence_is_computed_only_when_one_of_the_batch_wants_it(bench: Bench) -> None:
+    bench.cameras[1].outputs.listeners = frozenset({"confidence"})
+    bench.give(1, None, None)
+    bench.worker.start()
+    assert bench.cameras[0].outputs.came.wait(PATIENCE_S)
+    bench.tuning = Tuning(None, 0.5, publish_confidence=True)
+    bench.give(None, 2, None)
+    assert bench.cameras[1].outputs.came.wait(PATIENCE_S)
+    assert bench.segmenter.confidences == [False, True]
+    bench.tuning = Tuning(None, 0.5, publish_confidence=False)
+    bench.give(None, 3, None)
+    assert bench.worker.stop(PATIENCE_S)
+
+
+def test_a_fault_costs_one_frame_and_not_its_batch(bench: Bench) -> None:
+    broken = message(9)
+    broken.step = 1
+    bench.give(5, 200, 6)
+    bench.worker.start()
+    for camera in (bench.cameras[0], bench.cameras[2]):
+        assert camera.outputs.came.wait(PATIENCE_S)
+    bench.cameras[2].outputs.came.clear()
+    bench.cameras[0].give(broken)
+    bench.give(None, None, 7)
+    assert bench.cameras[2].outputs.came.wait(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.cameras[0].ended == {Fate.PUBLISHED: 1, Fate.REJECTED: 1}
+    assert bench.cameras[1].ended == {Fate.FAILED: 1}
+    assert bench.cameras[2].ended == {Fate.PUBLISHED: 2}
+
+
+def test_the_reason_of_a_failure_is_one_line(bench: Bench) -> None:
+    bench.segmenter.may_go.clear()
+    bench.give(200)
+    bench.worker.start()
+    assert bench.segmenter.entered.wait(PATIENCE_S)
+    bench.segmenter.may_go.set()
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.cameras[0].ended == {Fate.FAILED: 1}
+    verdict = bench.cameras[0].health.verdict(About("a"))
+    assert verdict.message == "failed: RuntimeError: CUDA error: out of luck"
+
+
+def test_nothing_runs_when_nobody_listens(bench: Bench) -> None:
+    bench.cameras[0].outputs.listeners = frozenset()
+    bench.give(1, 2)
+    bench.worker.start()
+    assert bench.cameras[1].outputs.came.wait(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.segmenter.batches == [1]
+    assert bench.cameras[0].ended == {Fate.WITHHELD: 1}
+
+
+def test_too_old_at_pick_up_or_too_late_with_the_mask(bench: Bench) -> None:
+    bench.tuning = Tuning(60 * 10**9, 0.5, False)
+    bench.give(1, None, None, age_s=61.0)
+    bench.give(None, 2, 3)
+    bench.segmenter.may_go.clear()
+    bench.worker.start()
+    assert bench.segmenter.entered.wait(PATIENCE_S)
+    bench.tuning = Tuning(1, 0.5, False)  # nothing is that quick
+    bench.segmenter.may_go.set()
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.segmenter.batches == [2]
+    assert [camera.ended for camera in bench.cameras] == [{Fate.EXPIRED: 1}] * 3
+    assert all(camera.outputs.published == [] for camera in bench.cameras)
+
+
+def test_stop_waits_until_the_batch_in_hand_is_published(bench: Bench) -> None:
+    bench.segmenter.may_go.clear()
+    bench.give(1)
+    bench.worker.start()
+    assert bench.segmenter.entered.wait(PATIENCE_S)
+    threading.Timer(0.2, bench.segmenter.may_go.set).start()
+    assert bench.worker.stop(PATIENCE_S)
+    assert not bench.worker.running
+    assert bench.cameras[0].ended == {Fate.PUBLISHED: 1}
+
+
+def test_a_batch_that_was_given_up_is_never_published(bench: Bench) -> None:
+    bench.segmenter.may_go.clear()
+    bench.give(1)
+    bench.worker.start()
+    assert bench.segmenter.entered.wait(PATIENCE_S)
+    assert not bench.worker.stop(0.05)
+    assert bench.worker.running
+    bench.segmenter.may_go.set()
+    bench.worker._thread.join(PATIENCE_S)
+    assert bench.cameras[0].ended == {Fate.WITHHELD: 1}
+    assert bench.cameras[0].outputs.published == []
