@@ -27,7 +27,7 @@ def share_tree(folder: str, *patterns: str) -> list[tuple[str, list[str]]]:
 
 CLI = ["rich>=13", "typer>=0.12"]
 REPLAY = ["rosbags>=0.10", *CLI]
-TRAIN = ["lightning>=2.4", "tensorboard>=2.16", "torchmetrics>=1.4", *CLI]
+TRAIN = ["lightning>=2.6", "pydantic>=2", "tensorboard>=2.16", "torchmetrics>=1.4", *CLI]
 # Wheels for machines without a ROS 2 of their own; where ROS 2 is installed this extra is not wanted.
 ROS = [
     "ros-rclpy[fastrtps]>=7.1",
