@@ -17,7 +17,9 @@ from drive_seg.labels import CAMVID11, CITYSCAPES19
 
 @pytest.fixture(scope="module")
 def contract():
-    return Contract("dsnet", {}, CAMVID11, InputSpec((48, 64)), {"recipe": "none"}, {"validation": {"miou": 0.5}}, "free")
+    return Contract(
+        "dsnet", {}, CAMVID11, InputSpec((48, 64)), {"recipe": "none"}, {"validation": {"miou": 0.5}}, "free"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,9 @@ def test_the_hash_is_sha256_over_names_dtypes_shapes_bytes_and_contract(path):
     loaded = checkpoint.load(path)
     digest = hashlib.sha256()
     for name, tensor in sorted(loaded.tensors.items()):
-        digest.update(name.encode() + b"\0" + str(tensor.dtype).encode() + b"\0" + str(tuple(tensor.shape)).encode() + b"\0")
+        digest.update(
+            name.encode() + b"\0" + str(tensor.dtype).encode() + b"\0" + str(tuple(tensor.shape)).encode() + b"\0"
+        )
         digest.update(tensor.numpy().tobytes())
     digest.update(json.dumps(loaded.contract.to_dict(), sort_keys=True, separators=(",", ":")).encode())
     assert digest.hexdigest() == loaded.sha256
@@ -157,7 +161,10 @@ def test_a_label_map_of_another_size(path, contract):
 def test_missing_extra_and_misshapen_tensors(path, contract):
     quiet = dataclasses.replace(contract, options={"semantic_encoding": False})
     for change, complaint in (
-        (lambda t: t.pop("up4.left.0.weight"), "1 tensors of network 'dsnet' are missing, the first is 'up4.left.0.weight'"),
+        (
+            lambda t: t.pop("up4.left.0.weight"),
+            "1 tensors of network 'dsnet' are missing, the first is 'up4.left.0.weight'",
+        ),
         (lambda t: t.update(zusatz=torch.zeros(1)), "not of network 'dsnet', the first is 'zusatz'"),
         (lambda t: t.update({"init.bn.bias": torch.zeros(15)}), r"'init.bn.bias' has shape \(15,\)"),
     ):

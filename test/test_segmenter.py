@@ -104,7 +104,13 @@ def test_a_thin_pole_of_a_large_image_is_not_skipped():
 
 @pytest.mark.parametrize(
     ("camera", "seen"),
-    [((96, 128), (96, 128)), ((720, 960), (96, 128)), ((720, 1280), (80, 144)), ((375, 1242), (64, 200)), ((8, 800), (8, 1112))],
+    [
+        ((96, 128), (96, 128)),
+        ((720, 960), (96, 128)),
+        ((720, 1280), (80, 144)),
+        ((375, 1242), (64, 200)),
+        ((8, 800), (8, 1112)),
+    ],
 )
 def test_aspect_is_kept_at_the_checkpoints_pixel_count(segmenter, camera, seen):
     height, width = segmenter.network_size(*camera)
@@ -157,7 +163,12 @@ def test_stages_are_timed_and_add_up_over_calls(segmenter):
 
 @pytest.mark.parametrize(
     "image",
-    [np.zeros((10, 10), np.uint8), np.zeros((10, 10, 4), np.uint8), np.zeros((10, 10, 3)), np.zeros((0, 10, 3), np.uint8)],
+    [
+        np.zeros((10, 10), np.uint8),
+        np.zeros((10, 10, 4), np.uint8),
+        np.zeros((10, 10, 3)),
+        np.zeros((0, 10, 3), np.uint8),
+    ],
 )
 def test_what_is_no_image_is_refused(segmenter, image):
     with pytest.raises(ValueError, match="must be uint8"):

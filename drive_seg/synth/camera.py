@@ -99,9 +99,7 @@ class View:
         right = x * self._sin_yaw - y * self._cos_yaw
         camera = self.camera
         edge = (camera.width / 2 + 1.0) / camera.fx * np.maximum(ahead, 0.0) + margin
-        hidden = (
-            (ahead < NEAR - margin).all(axis=1) | (right > edge).all(axis=1) | (right < -edge).all(axis=1)
-        )
+        hidden = (ahead < NEAR - margin).all(axis=1) | (right > edge).all(axis=1) | (right < -edge).all(axis=1)
         return ~hidden
 
     def ground_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -151,9 +151,7 @@ class Canvas:
         middle = self.view.to_pixels(point)
         size = max(radius * self.view.camera.fx / float(point[2]), 0.4)
         shape = middle + _CIRCLE * np.array([size, size * squash])
-        self.fill(
-            shape, self.light.shade(np.asarray(color, np.float64), 1.0, float(point[2])).tolist(), label
-        )
+        self.fill(shape, self.light.shade(np.asarray(color, np.float64), 1.0, float(point[2])).tolist(), label)
 
     def textured_quad(
         self,

@@ -191,9 +191,7 @@ def _cabin(m: MeshBuilder, kind: str, h: float, w: float, belt: float, roof: flo
     )
     ends = {"back": (back_low, back_high), "front": (front_low, front_high)}
     for end, (at_low, at_high) in ends.items():
-        quad = m.face(
-            [(at_low, low, belt), (at_low, -low, belt), (at_high, -top, roof), (at_high, top, roof)], paint
-        )
+        quad = m.face([(at_low, low, belt), (at_low, -low, belt), (at_high, -top, roof), (at_high, top, roof)], paint)
         m.inset(quad, 0.06, 0.94, 0.08, 0.88, GLASS, detail=False)
         m.inset(quad, 0.08, 0.92, 0.62, 0.86, (112, 104, 94) if end == "back" else (140, 130, 116))
     for side in (1, -1):

@@ -57,9 +57,7 @@ class SynthDrive:
             raise ValueError(f"seed must be a whole number of 0 or more, not {seed}")
         width, height = size
         if min(width, height) < 16 or max(width, height) > 8192:
-            raise ValueError(
-                f"size must be (width, height) with sides of 16 to 8192 pixels, not {tuple(size)}"
-            )
+            raise ValueError(f"size must be (width, height) with sides of 16 to 8192 pixels, not {tuple(size)}")
         if not 0.0 < fps < float("inf"):
             raise ValueError(f"fps must be over 0, not {fps}")
         self.seed, self.size, self.fps = int(seed), (int(width), int(height)), float(fps)

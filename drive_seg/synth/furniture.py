@@ -136,9 +136,7 @@ def _signal_head(canvas: Canvas, centre: np.ndarray, forward, left, lamp: int) -
 
     def rectangle(middle: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
         across, up = left * half_width, _UP * half_height
-        return np.stack(
-            [middle - across - up, middle + across - up, middle + across + up, middle - across + up]
-        )
+        return np.stack([middle - across - up, middle + across - up, middle + across + up, middle - across + up])
 
     side = left * (0.17 if (eye * left).sum() > 0 else -0.17)
     depth = np.stack(
@@ -154,12 +152,6 @@ def _signal_head(canvas: Canvas, centre: np.ndarray, forward, left, lamp: int) -
     if front:
         lit = [(60, 50, 255), (60, 190, 255), (150, 235, 60)]
         for i, height in enumerate((0.31, 0.0, -0.31)):
-            disc = (
-                near
-                + forward * 0.02
-                + _ring(0.12, 10)[:, :1] * left
-                + _ring(0.12, 10)[:, 1:] * _UP
-                + _UP * height
-            )
+            disc = near + forward * 0.02 + _ring(0.12, 10)[:, :1] * left + _ring(0.12, 10)[:, 1:] * _UP + _UP * height
             tone = np.array(lit[i]) if i == lamp else np.array(lit[i]) * 0.16
             canvas.polygon(disc, tone, c.TRAFFIC_LIGHT, 1.1)

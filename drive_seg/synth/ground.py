@@ -74,13 +74,9 @@ def _asphalt(rng: np.random.Generator, noise: np.ndarray) -> np.ndarray:
     for _ in range(int(rng.integers(2, 12))):
         x, y = rng.integers(0, size, 2)
         length, width = rng.integers(15, 130), rng.integers(12, 70)
-        cv2.rectangle(
-            marks, (int(x), int(y)), (int(x + length), int(y + width)), float(rng.uniform(-0.2, 0.12)), -1
-        )
+        cv2.rectangle(marks, (int(x), int(y)), (int(x + length), int(y + width)), float(rng.uniform(-0.2, 0.12)), -1)
     for _ in range(int(rng.integers(3, 16))):
-        path = np.cumsum(
-            rng.normal([[6.0, 0.0]] if rng.random() < 0.5 else [[0.0, 9.0]], 5.0, (22, 2)), axis=0
-        )
+        path = np.cumsum(rng.normal([[6.0, 0.0]] if rng.random() < 0.5 else [[0.0, 9.0]], 5.0, (22, 2)), axis=0)
         path += rng.integers(0, size, 2)
         cv2.polylines(marks, [path.astype(np.int32)], False, float(rng.uniform(-0.3, -0.12)), 1)
     for _ in range(int(rng.integers(1, 6))):
@@ -95,13 +91,9 @@ def _texture(x, d, ahead, label, look: GroundLook) -> np.ndarray:
     size = look.noise.shape[0]
     # OpenCV keeps map coordinates in 16 bits: count from a whole number of periods nearby.
     near = x - np.float32(60.0 * np.floor(float(x[-1, 0]) / 60.0))
-    fine = cv2.remap(
-        look.noise, near * (size / 5.0), d * (size / 5.0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
-    )
+    fine = cv2.remap(look.noise, near * (size / 5.0), d * (size / 5.0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     size = look.detail.shape[0]
-    both = cv2.remap(
-        look.detail, near * (size / 60.0), d * (size / 25.0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
-    )
+    both = cv2.remap(look.detail, near * (size / 60.0), d * (size / 25.0), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     factor = 1.0 + look.fine[label] * fine * np.minimum(9.0 / ahead, 1.0)
     far = np.minimum(60.0 / ahead, 1.0)
     factor += look.coarse[label] * both[..., 0] * far
@@ -129,9 +121,7 @@ def _markings(color, x, d, pixel, table: GroundTable, look: GroundLook, label) -
     """
     road, out = table.road, np.abs(d)
     chunk = table.rows(x)
-    cross = np.abs(x - table.junction[chunk].astype(np.float32)) - table.junction_half[chunk].astype(
-        np.float32
-    )
+    cross = np.abs(x - table.junction[chunk].astype(np.float32)) - table.junction_half[chunk].astype(np.float32)
     open_road = (cross > 6.0) & (out < road.half)
     dash = ((_modulo(x, look.dash[1]) < look.dash[0]) & open_road).astype(np.float32)
     cover = _stripe(d, 0.14, pixel) * (dash if road.lanes == 1 else open_road)
@@ -143,9 +133,7 @@ def _markings(color, x, d, pixel, table: GroundTable, look: GroundLook, label) -
     stop = _stripe(cross - 5.4, 0.45, along) * (
         (d * road.side * np.sign(x - table.junction[chunk]) < 0) & (out < road.drive_half)
     )
-    zebra = ((cross > 1.2) & (cross < 4.2) & (out < road.half - 0.2)) * _stripe(
-        _modulo(d, 1.0) - 0.5, 0.5, pixel
-    )
+    zebra = ((cross > 1.2) & (cross < 4.2) & (out < road.half - 0.2)) * _stripe(_modulo(d, 1.0) - 0.5, 0.5, pixel)
     cover = np.maximum(cover, np.maximum(stop, zebra))
     track = np.abs(_modulo(out, road.lane_width) - road.lane_width / 2)
     worn = look.wear * _stripe(track - 0.8, 0.7, pixel + 0.35) * (out < road.drive_half)

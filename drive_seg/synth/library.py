@@ -22,9 +22,7 @@ class Library:
         self._kept: dict[Hashable, Any] = {}
         self.palette = foliage.AUTUMN if season == "autumn" else foliage.GREENS
         self.trees = (
-            ["round", "round", "tall", "conifer"]
-            if season != "winter"
-            else ["bare", "bare", "conifer", "round"]
+            ["round", "round", "tall", "conifer"] if season != "winter" else ["bare", "bare", "conifer", "round"]
         )
         self.noise = textures.tileable_noise(derived_rng(seed, 90))
 

@@ -57,9 +57,7 @@ class Mood:
             "dusk": (0.10, 0.46, (1.04, 0.98, 0.98)),
         }[self.name]
         flat = math.cos(self.elevation)
-        direction = np.array(
-            [math.cos(self.azimuth) * flat, math.sin(self.azimuth) * flat, math.sin(self.elevation)]
-        )
+        direction = np.array([math.cos(self.azimuth) * flat, math.sin(self.azimuth) * flat, math.sin(self.elevation)])
         return Light(
             sun_direction=np.round(direction, 9),
             sun=sun,

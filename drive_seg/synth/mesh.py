@@ -93,9 +93,7 @@ class MeshBuilder:
         self._owner.append(len(self._centres) - 1)
         return points
 
-    def inset(
-        self, quad, u0: float, u1: float, v0: float, v1: float, color, glow=False, detail=True
-    ) -> np.ndarray:
+    def inset(self, quad, u0: float, u1: float, v0: float, v1: float, color, glow=False, detail=True) -> np.ndarray:
         """Add the part u0..u1, v0..v1 of a quad given as (origin, u end, both ends, v end)."""
         a, b, d = quad[0], quad[1], quad[3]
         far = quad[2]

@@ -102,24 +102,14 @@ def draw_person(canvas: Canvas, origin, forward, left, look: Clothes, phase: flo
         tone = _dim(look.legs, 0.8 if side == far else 1.0)
         sticks.add(at(0, 0.09 * side * k, hip), knee, 0.10 * k, 0.075 * k, tone, c.PERSON)
         sticks.add(knee, foot, 0.075 * k, 0.055 * k, tone, c.PERSON)
-        sticks.add(
-            foot, at(0.34 * step + 0.16, 0.09 * side * k, 0.04 + lift), 0.05, 0.04, (30, 30, 34), c.PERSON
-        )
+        sticks.add(foot, at(0.34 * step + 0.16, 0.09 * side * k, 0.04 + lift), 0.05, 0.04, (30, 30, 34), c.PERSON)
         if side == far:
             _arm(sticks, at, side, -step, k, look, 0.8)
-            sticks.add(
-                at(0, 0, hip - 0.04), at(0.02, 0, neck - 0.12 * k), 0.15 * k, 0.20 * k, look.top, c.PERSON
-            )
-            sticks.add(
-                at(0.02, 0, neck - 0.14 * k), at(0.02, 0, neck), 0.20 * k, 0.08 * k, look.top, c.PERSON
-            )
+            sticks.add(at(0, 0, hip - 0.04), at(0.02, 0, neck - 0.12 * k), 0.15 * k, 0.20 * k, look.top, c.PERSON)
+            sticks.add(at(0.02, 0, neck - 0.14 * k), at(0.02, 0, neck), 0.20 * k, 0.08 * k, look.top, c.PERSON)
             if look.bag:
-                sticks.add(
-                    at(-0.18, 0, 1.02 * k), at(-0.18, 0, 1.35 * k), 0.12, 0.11, _dim(look.legs, 0.7), c.PERSON
-                )
-            sticks.add(
-                at(0.02, 0, neck - 0.03), at(0.03, 0, neck + 0.1 * k), 0.055, 0.055, look.skin, c.PERSON
-            )
+                sticks.add(at(-0.18, 0, 1.02 * k), at(-0.18, 0, 1.35 * k), 0.12, 0.11, _dim(look.legs, 0.7), c.PERSON)
+            sticks.add(at(0.02, 0, neck - 0.03), at(0.03, 0, neck + 0.1 * k), 0.055, 0.055, look.skin, c.PERSON)
     _arm(sticks, at, near, -swing * near, k, look, 1.05)
     sticks.draw(canvas, _side_brightness(canvas))
     canvas.ball(at(0.04, 0, neck + 0.17 * k), 0.10 * k, look.skin, c.PERSON, 1.25)
@@ -135,16 +125,11 @@ def _arm(sticks: _Sticks, at: _Frame, side: int, step: float, k: float, look: Cl
     sticks.add(hand, at(0.32 * step + 0.07, 0.23 * side * k, 0.80 * k), 0.035, 0.03, look.skin, c.PERSON)
 
 
-def _wheel(
-    canvas: Canvas, at: _Frame, along: float, radius: float, thick: float, label: int, solid: bool
-) -> None:
+def _wheel(canvas: Canvas, at: _Frame, along: float, radius: float, thick: float, label: int, solid: bool) -> None:
     """A wheel in the plane of travel; the label fills the disc, as in Cityscapes, spokes and all."""
     angles = [i * math.pi / 6 for i in range(12)]
     rim = np.array(
-        [
-            at(along + radius * round(math.cos(a), 9), 0, radius + radius * round(math.sin(a), 9))
-            for a in angles
-        ]
+        [at(along + radius * round(math.cos(a), 9), 0, radius + radius * round(math.sin(a), 9)) for a in angles]
     )
     cam = canvas.view.to_camera(rim)
     if cam[:, 2].min() < 0.3:
@@ -186,14 +171,10 @@ def _see_through(canvas: Canvas, inner: np.ndarray, before) -> None:
     np.copyto(region, mixed.astype(np.uint8), where=(mask > 0)[..., None])
 
 
-def draw_bicycle(
-    canvas: Canvas, origin, forward, left, color, rider: Clothes | None, phase: float = 0.0
-) -> None:
+def draw_bicycle(canvas: Canvas, origin, forward, left, color, rider: Clothes | None, phase: float = 0.0) -> None:
     """Draw a bicycle on `origin` (3,), with a rider unless None; `phase` turns the pedals."""
     at = _Frame(origin, forward, left)
-    away = (forward * canvas.view.right).sum() ** 2 < 0.9 and (
-        forward * (origin - canvas.view.position)
-    ).sum() > 0
+    away = (forward * canvas.view.right).sum() ** 2 < 0.9 and (forward * (origin - canvas.view.position)).sum() > 0
     wheels = (0.52, -0.52) if away else (-0.52, 0.52)
     sticks = _Sticks()
     seat, crank, head = at(-0.16, 0, 0.88), at(-0.02, 0, 0.32), at(0.36, 0, 0.86)
@@ -246,33 +227,23 @@ def draw_motorcycle(canvas: Canvas, origin, forward, left, color, rider: Clothes
     lamp = (at(-0.90, 0, 0.74), 0.06, (45, 40, 200)) if away else (at(0.66, 0, 0.88), 0.09, (220, 230, 235))
     canvas.ball(*lamp, label)
     if rider:
-        _rider(
-            canvas, at, left, rider, 0.0, hip=(-0.22, 0.92), lean=0.22, hands=(0.42, 1.05), feet=(0.02, 0.38)
-        )
+        _rider(canvas, at, left, rider, 0.0, hip=(-0.22, 0.92), lean=0.22, hands=(0.42, 1.05), feet=(0.02, 0.38))
 
 
-def _rider(
-    canvas: Canvas, at: _Frame, left, look: Clothes, phase: float, hip, lean: float, hands, feet
-) -> None:
+def _rider(canvas: Canvas, at: _Frame, left, look: Clothes, phase: float, hip, lean: float, hands, feet) -> None:
     sticks, label = _Sticks(), c.RIDER
     far, near = (1, -1) if (left * canvas.view.right).sum() > 0 else (-1, 1)
     shoulder = (hip[0] + lean, hip[1] + 0.50)
     for side in (far, near):
         turn = 2 * math.pi * phase + (0.0 if side > 0 else math.pi)
-        foot = at(
-            feet[0] + 0.16 * round(math.cos(turn), 9), 0.10 * side, feet[1] + 0.16 * round(math.sin(turn), 9)
-        )
-        knee = at(
-            (hip[0] + feet[0]) / 2 + 0.30, 0.12 * side, (hip[1] + feet[1]) / 2 + 0.16 + 0.08 * math.sin(turn)
-        )
+        foot = at(feet[0] + 0.16 * round(math.cos(turn), 9), 0.10 * side, feet[1] + 0.16 * round(math.sin(turn), 9))
+        knee = at((hip[0] + feet[0]) / 2 + 0.30, 0.12 * side, (hip[1] + feet[1]) / 2 + 0.16 + 0.08 * math.sin(turn))
         tone = _dim(look.legs, 0.8 if side == far else 1.0)
         sticks.add(at(hip[0], 0.10 * side, hip[1]), knee, 0.105, 0.08, tone, label)
         sticks.add(knee, foot, 0.08, 0.055, tone, label)
         sticks.add(foot, at(feet[0] + 0.3, 0.10 * side, feet[1] - 0.02), 0.05, 0.04, (30, 30, 34), label)
         if side == far:
-            sticks.add(
-                at(*hip[:1], 0, hip[1]), at(shoulder[0], 0, shoulder[1] - 0.08), 0.16, 0.20, look.top, label
-            )
+            sticks.add(at(*hip[:1], 0, hip[1]), at(shoulder[0], 0, shoulder[1] - 0.08), 0.16, 0.20, look.top, label)
             sticks.add(
                 at(shoulder[0], 0, shoulder[1] - 0.1),
                 at(shoulder[0] + 0.04, 0, shoulder[1] + 0.04),
@@ -287,6 +258,4 @@ def _rider(
     sticks.draw(canvas, _side_brightness(canvas))
     head = at(shoulder[0] + 0.10, 0, shoulder[1] + 0.17)
     canvas.ball(head, 0.105, look.skin, label, 1.25)
-    canvas.ball(
-        at(shoulder[0] + 0.08, 0, shoulder[1] + 0.23), 0.13, look.hair if look.bag else look.top, label, 0.85
-    )
+    canvas.ball(at(shoulder[0] + 0.08, 0, shoulder[1] + 0.23), 0.13, look.hair if look.bag else look.top, label, 0.85)

@@ -125,9 +125,7 @@ class GroundTable:
         cell = chunk * 2 + (d > 0)
         out = np.abs(d)
         half = self.road.half
-        label = np.where(out < self.walk_end.ravel()[cell], c.SIDEWALK, self.lot.ravel()[cell]).astype(
-            np.uint8
-        )
+        label = np.where(out < self.walk_end.ravel()[cell], c.SIDEWALK, self.lot.ravel()[cell]).astype(np.uint8)
         label[out < self.verge_end.ravel()[cell]] = c.TERRAIN
         cross = np.abs(s - self.junction[chunk]) - self.junction_half[chunk]
         beside = (cross < 3.0) & (out < 70.0)

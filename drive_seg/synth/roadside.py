@@ -132,9 +132,7 @@ class Roadside:
         if self.theme != "canyon" and self.side == turn:
             kind = "wall" if world.due(self.index, 4, 1) else "fence" if world.due(self.index, 4, 2) else kind
         d = self.side * (self.walk_end + 0.25)
-        if self.theme == "canyon" and (
-            kind == "fence" or (self.side == turn and world.due(self.index, 3, 2))
-        ):
+        if self.theme == "canyon" and (kind == "fence" or (self.side == turn and world.due(self.index, 3, 2))):
             kind, d = "fence", self.side * (self.kerb + 0.35)
         if self.section.park:
             kind, d = "wall", self.side * (self.walk_end + 0.25)
@@ -236,9 +234,7 @@ class Roadside:
         rng, world, out = self.rng, self.world, self.side * (self.kerb + 0.5)
         lamp = self.start + (10.0 if self.side > 0 else 30.0)
         if self.free(lamp):
-            made = furniture.street_lamp(
-                world.road, lamp, out, float(rng.uniform(6.5, 8.5)), world.pole_color
-            )
+            made = furniture.street_lamp(world.road, lamp, out, float(rng.uniform(6.5, 8.5)), world.pole_color)
             self.made.append(made)
         for _ in range(int(rng.integers(1, 3))):
             s = float(rng.uniform(self.start + 1, self.end - 1))
@@ -246,14 +242,10 @@ class Roadside:
                 facing = -1 if self.side == world.road.side else 1
                 kind = _SIGNS[int(rng.integers(len(_SIGNS)))]
                 out_here = out if kind != "board" else self.side * (self.verge_end + 0.9)
-                self.made.append(
-                    furniture.traffic_sign(world.road, s, out_here, kind, facing, world.pole_color)
-                )
+                self.made.append(furniture.traffic_sign(world.road, s, out_here, kind, facing, world.pole_color))
         if self.theme == "canyon" and rng.random() < 0.35:
             for s in np.arange(self.start + 1.0, self.end, 2.2):
                 if self.free(float(s)):
                     self.made.append(
-                        furniture.bollard(
-                            world.road, float(s), self.side * (self.kerb + 0.3), world.pole_color
-                        )
+                        furniture.bollard(world.road, float(s), self.side * (self.kerb + 0.3), world.pole_color)
                     )

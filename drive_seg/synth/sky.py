@@ -28,9 +28,7 @@ class SkyLook:
         self.zenith = np.array(zenith, np.float32) * rng.uniform(0.92, 1.08)
         self.horizon = np.minimum(np.array(horizon, np.float32) * rng.uniform(0.94, 1.04), 255)
         self.cover = {"clear": 0.1, "cloudy": 0.75, "overcast": 0.4, "low sun": 0.5, "dusk": 0.7}[mood]
-        self.cloud = np.minimum(
-            self.horizon * (1.12 if mood in ("clear", "cloudy", "low sun") else 0.86), 255
-        )
+        self.cloud = np.minimum(self.horizon * (1.12 if mood in ("clear", "cloudy", "low sun") else 0.86), 255)
         self.height, self.is_house = _silhouette(rng, town)
         self.tree_color = np.array([58, 82, 70], np.float32) * rng.uniform(0.8, 1.2)
         self.house_color = rng.uniform(95, 165) * np.array([0.97, 1.0, 1.04], np.float32)
@@ -85,9 +83,7 @@ def _lifts(canvas: Canvas, rows: np.ndarray) -> np.ndarray:
     return np.maximum((camera.horizon_row - rows) / camera.fy, 0.0).astype(np.float32)
 
 
-def _soft_sky(
-    canvas: Canvas, look: SkyLook, bearing: np.ndarray, lift: np.ndarray, drift: float
-) -> np.ndarray:
+def _soft_sky(canvas: Canvas, look: SkyLook, bearing: np.ndarray, lift: np.ndarray, drift: float) -> np.ndarray:
     """Gradient, clouds and glow, uint8 (rows, columns, 3)."""
     blend = np.minimum(lift * 1.6, 1.0)[:, None, None] ** 0.7
     sky = look.horizon + (look.zenith - look.horizon) * blend
@@ -95,9 +91,7 @@ def _soft_sky(
     perspective = 1.0 / (lift + 0.12)
     map_x = np.mod(bearing[None, :] * 90.0 * (0.6 + 0.08 * perspective[:, None]) + drift, size)
     map_y = np.broadcast_to(np.mod(perspective * 15.0, size)[:, None], map_x.shape)
-    cloud = cv2.remap(
-        look.noise, map_x, np.ascontiguousarray(map_y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
-    )
+    cloud = cv2.remap(look.noise, map_x, np.ascontiguousarray(map_y), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     share = np.clip((cloud + look.cover * 0.9 - 0.45) * 1.4, 0.0, 0.85)[..., None]
     sky = sky + (look.cloud - sky) * share
     sky += _glow(canvas, bearing, lift)

@@ -42,9 +42,7 @@ class Thing:
         return np.concatenate([hull, np.zeros((len(hull), 1))], axis=1)
 
 
-def outline(
-    origin: np.ndarray, forward: np.ndarray, left: np.ndarray, length: float, width: float
-) -> np.ndarray:
+def outline(origin: np.ndarray, forward: np.ndarray, left: np.ndarray, length: float, width: float) -> np.ndarray:
     """World x, y corners (4, 2) of a rectangle centred on `origin`."""
     corners = [(1, 1), (1, -1), (-1, -1), (-1, 1)]
     return np.array([(origin + forward * a * length / 2 + left * b * width / 2)[:2] for a, b in corners])
@@ -116,9 +114,7 @@ def building(road: Road, house: House, s0: float, s1: float, d: float) -> Thing:
                     )
                 canvas.textured_quad(start + up, end - start, -up, house.side, c.BUILDING, bright, house.tint)
         normal = _horizontal_normal(a, b, -sign)
-        canvas.textured_quad(
-            a + up, b - a, -up, house.front, c.BUILDING, float(light.facing(normal)), house.tint
-        )
+        canvas.textured_quad(a + up, b - a, -up, house.front, c.BUILDING, float(light.facing(normal)), house.tint)
 
     return Thing(s0, s1, min(d, back), max(d, back), draw, np.stack([a, b, e, f])[:, :2], house.height)
 
@@ -133,9 +129,7 @@ def _gable_roof(canvas: Canvas, house: House, a, b, e, f) -> None:
     low = a + eaves + to_road * 0.4
     bright = float(canvas.light.facing(normal))
     for share in house.chimneys:
-        _chimney(
-            canvas, top_a + (top_b - top_a) * share, (b - a) / np.sqrt(((b - a) ** 2).sum()), to_road, house
-        )
+        _chimney(canvas, top_a + (top_b - top_a) * share, (b - a) / np.sqrt(((b - a) ** 2).sum()), to_road, house)
     canvas.textured_quad(top_a, top_b - top_a, low - top_a, house.roof, c.BUILDING, bright)
 
 
@@ -187,25 +181,17 @@ def panel(
                 label,
                 float(canvas.light.facing(np.array([-1.0, 0.0, 0.0]))),
             )
-        canvas.textured_quad(
-            a + up, b - a, -up, texture, label, bright, see_through="blend" if see_through else "none"
-        )
+        canvas.textured_quad(a + up, b - a, -up, texture, label, bright, see_through="blend" if see_through else "none")
 
     base = np.stack([a, b, b + outward, a + outward])[:, :2]
-    return Thing(
-        s0, s1, min(d, d + sign * thick), max(d, d + sign * thick), draw, base, 0.0 if see_through else height
-    )
+    return Thing(s0, s1, min(d, d + sign * thick), max(d, d + sign * thick), draw, base, 0.0 if see_through else height)
 
 
-def plant(
-    road: Road, texture: Texture, s: float, d: float, width: float, height: float, tint: tuple
-) -> Thing:
+def plant(road: Road, texture: Texture, s: float, d: float, width: float, height: float, tint: tuple) -> Thing:
     """Tree, bush or shrub as a picture that turns to the camera."""
     base = road.point(s, d)
     angles = [i * math.pi / 4 for i in range(8)]
-    ring = (
-        np.array([[round(math.cos(t), 9), round(math.sin(t), 9)] for t in angles]) * width * 0.36 + base[:2]
-    )
+    ring = np.array([[round(math.cos(t), 9), round(math.sin(t), 9)] for t in angles]) * width * 0.36 + base[:2]
 
     def draw(canvas: Canvas) -> None:
         bright = canvas.light.ambient + 0.75 * canvas.light.sun

@@ -54,9 +54,7 @@ class Traffic:
         made = self._stream(t, ego, 20, self._road.lane_centre(0, True), -self._oncoming_speed, self._order)
         if self._road.lanes > 1:
             order = ["car", "none", "car", "none", "truck", "car", "none", "car", "none", "car", "none"]
-            made += self._stream(
-                t, ego, 21, self._road.lane_centre(1, True), -self._oncoming_speed * 0.85, order
-            )
+            made += self._stream(t, ego, 21, self._road.lane_centre(1, True), -self._oncoming_speed * 0.85, order)
             made += self._stream(t, ego, 22, self._road.lane_centre(1), self.speed + 1.7, order)
         order = ["bicycle", "none", "none", "none", "motorcycle", "none"]
         edge = (self._road.drive_half - 0.5) * self._road.side
@@ -67,19 +65,13 @@ class Traffic:
             made += self._walkers(t, chunk)
         return made
 
-    def _stream(
-        self, t: float, ego: float, key: int, d: float, speed: float, order: list[str]
-    ) -> list[Thing]:
+    def _stream(self, t: float, ego: float, key: int, d: float, speed: float, order: list[str]) -> list[Thing]:
         """Vehicles of one lane at one speed: slots that wrap around far ahead of (or behind) the ego car."""
         made, loop = [], _SLOTS * _SPACING
         for slot in range(_SLOTS):
             turns, ahead = divmod(slot * _SPACING + speed * t - ego + _BEHIND, loop)
             number = int(turns) * _SLOTS + slot
-            kind = (
-                order[(number * 5 + 3) % len(order)]
-                if len(order) % 5
-                else order[(number * 7 + 3) % len(order)]
-            )
+            kind = order[(number * 5 + 3) % len(order)] if len(order) % 5 else order[(number * 7 + 3) % len(order)]
             if kind == "none":
                 continue
             rng = derived_rng(self._seed, key, number)
@@ -171,9 +163,5 @@ class Traffic:
             forward = np.array([0.0, math.copysign(1.0, pace), 0.0])
             left = np.array([-forward[1], 0.0, 0.0])
             origin = road.point(s, d)
-            made.append(
-                self._person(
-                    rng, people.clothes(rng), origin, s, d, forward, left, pace if moving else 0.0, t
-                )
-            )
+            made.append(self._person(rng, people.clothes(rng), origin, s, d, forward, left, pace if moving else 0.0, t))
         return made

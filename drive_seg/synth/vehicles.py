@@ -7,9 +7,7 @@ from drive_seg.synth.cars import GLASS, PAINTS, PLATES, RED_LAMP, WHITE_LAMP
 from drive_seg.synth.mesh import Mesh, MeshBuilder
 
 
-def _glazed(
-    m: MeshBuilder, quad, count: int, u0: float, u1: float, v0: float, v1: float, gap: float = 0.1
-) -> None:
+def _glazed(m: MeshBuilder, quad, count: int, u0: float, u1: float, v0: float, v1: float, gap: float = 0.1) -> None:
     step = (u1 - u0) / count
     for i in range(count):
         a, b = u0 + i * step, u0 + (i + 1 - gap) * step

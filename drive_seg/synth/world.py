@@ -69,9 +69,7 @@ class World:
             road=self.road,
             first_chunk=first,
             verge_end=np.array([[half + side.verge for side in sections] for _, sections, _ in plans]),
-            walk_end=np.array(
-                [[half + side.verge + side.walk for side in sections] for _, sections, _ in plans]
-            ),
+            walk_end=np.array([[half + side.verge + side.walk for side in sections] for _, sections, _ in plans]),
             lot=np.array([[side.lot for side in sections] for _, sections, _ in plans], np.uint8),
             junction=np.array([junction.centre if junction else 1e7 for _, _, junction in plans]),
             junction_half=np.array([junction.half if junction else 0.0 for _, _, junction in plans]),
@@ -125,14 +123,10 @@ class World:
             section = sections[0 if side < 0 else 1]
             d = side * (road.half + 0.55)
             if junction.signals:
-                made.append(
-                    furniture.traffic_light(road, s, d, lamp, facing, arm if side == road.side else 0.0)
-                )
+                made.append(furniture.traffic_light(road, s, d, lamp, facing, arm if side == road.side else 0.0))
             elif section.walk or section.verge:
                 made.append(
-                    furniture.traffic_sign(
-                        road, s, d, str(rng.choice(["yield", "priority"])), facing, self.pole_color
-                    )
+                    furniture.traffic_sign(road, s, d, str(rng.choice(["yield", "priority"])), facing, self.pole_color)
                 )
         if junction.tram:
             made.append(self._tram(rng, junction))
@@ -157,9 +151,7 @@ class World:
 
 def _road(rng: np.random.Generator, theme: str) -> Road:
     lanes = 2 if rng.random() < {"canyon": 0.3, "suburb": 0.1, "avenue": 0.35, "open": 0.35}[theme] else 1
-    parking = (
-        2.1 if rng.random() < {"canyon": 0.6, "suburb": 0.5, "avenue": 0.45, "open": 0.2}[theme] else 0.0
-    )
+    parking = 2.1 if rng.random() < {"canyon": 0.6, "suburb": 0.5, "avenue": 0.45, "open": 0.2}[theme] else 0.0
     length = rng.uniform(220, 420)
     bends = (
         Bend(float(rng.uniform(0.5, 1.0) * length * length / (32 * 330)), float(length), float(rng.random())),

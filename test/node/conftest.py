@@ -92,7 +92,7 @@ class Peer:
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
         self.diagnostics: list[DiagnosticArray] = []
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 1)
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -172,9 +172,15 @@ class Peer:
 
     def wait_for_values(self, what: str, camera: str = "camera", **wanted: str) -> dict[str, str]:
         """The values of the first status from now on that has the wanted ones among them."""
-        self.diagnostics.clear()
+        self.forget_diagnostics()
         self.spin_until(lambda: self.values(camera).items() >= wanted.items(), f"{what} ({wanted})")
         return self.values(camera)
+
+    def forget_diagnostics(self) -> None:
+        """Also what has come and was not looked at yet."""
+        for _ in range(20):  # more than can wait: each listener's queue is short, and there are few
+            self._executor.spin_once(timeout_sec=0)
+        self.diagnostics.clear()
 
     def settled(self, camera: str = "camera") -> dict[str, str]:
         """The values once nothing is in flight; checks that the ledger adds up."""

@@ -115,7 +115,7 @@ def test_the_log_says_once_what_is_awaited(peer: Any, node: Any) -> None:
     told = next(line for line in log.splitlines() if awaited in line)
     assert "awaiting /car/idle/image_raw (sensor_msgs/msg/Image, best effort, volatile, keep last 1)" in told
     assert "nobody publishes" in told
-    peer.diagnostics.clear()
+    peer.forget_diagnostics()
     peer.spin_until(lambda: len(peer.diagnostics) >= 3, "two seconds of diagnostics")
     assert node.log.count(awaited) == 1
     assert peer.values(IDLE)["state"] == "waiting"
