@@ -111,8 +111,9 @@ class Segmenter:
         """Label one image or several.
 
         Args:
-            images: uint8 BGR [H, W, 3], or a list of them, whose sizes may differ; those that the network sees in the
-                same size go through it as one batch.
+            images: uint8 BGR [H, W, 3], or a list of them, whose sizes may differ. On a GPU those that the network
+                sees in the same size go through it as one batch. On a CPU each goes alone: it is no slower, and the
+                labels are then the same to the last pixel in whatever company an image comes.
             confidence: also say how sure the network is of each pixel.
             stages: if given, receives the seconds spent in "preprocess", "network" and "postprocess".
 
@@ -133,7 +134,7 @@ class Segmenter:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
                 raise ValueError(f"an image must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
         results: list[Segmentation | None] = [None] * len(images)
-        for size, members in self._by_network_size(images).items():
+        for size, members in self._batches(images):
             batch = torch.cat([self._prepare(images[i], size) for i in members])
             clock.lap("preprocess")
             logits = self._network(batch)
@@ -144,11 +145,12 @@ class Segmenter:
             clock.lap("postprocess")
         return results
 
-    def _by_network_size(self, images: list[np.ndarray]) -> dict[Size, list[int]]:
-        groups: dict[Size, list[int]] = {}
-        for i, image in enumerate(images):
-            groups.setdefault(self.network_size(*image.shape[:2]), []).append(i)
-        return groups
+    def _batches(self, images: list[np.ndarray]) -> list[tuple[Size, list[int]]]:
+        """(network size, places in the list) of the images that go through the network together."""
+        sizes = [self.network_size(*image.shape[:2]) for image in images]
+        if self.device == "cpu":
+            return [(size, [i]) for i, size in enumerate(sizes)]
+        return [(size, [i for i, other in enumerate(sizes) if other == size]) for size in dict.fromkeys(sizes)]
 
     def _prepare(self, image: np.ndarray, size: Size) -> Tensor:
         """Upload, resize, normalise: uint8 BGR [H, W, 3] -> [1, 3, h, w]."""

@@ -41,6 +41,13 @@ def ros_domain_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         yield domain
 
 
+@pytest.fixture(scope="module")
+def module_domain() -> Iterator[int]:
+    """A ROS domain for processes that the tests of one file share; nothing is set in the environment."""
+    with _locked_domain() as domain:
+        yield domain
+
+
 @contextmanager
 def _locked_domain() -> Iterator[int]:
     global _next_domain

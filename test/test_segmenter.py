@@ -131,9 +131,16 @@ def test_a_list_gives_what_its_images_give_alone(segmenter):
     assert len(together) == 4
     for image, result in zip(images, together, strict=True):
         alone = segmenter(image, confidence=True)
-        assert (result.label == alone.label).mean() > 0.999  # a batch may sum in another order
-        assert np.abs(result.confidence.astype(int) - alone.confidence.astype(int)).max() <= 1
+        assert (result.label == alone.label).all() and (result.confidence == alone.confidence).all()
     assert segmenter([]) == []
+
+
+def test_images_of_one_network_size_form_a_batch_on_a_gpu(segmenter):
+    images = [np.zeros((*size, 3), np.uint8) for size in ((96, 128), (50, 300), (192, 256))]
+    assert segmenter._batches(images) == [((96, 128), [0]), ((48, 272), [1]), ((96, 128), [2])]
+    elsewhere = object.__new__(Segmenter)
+    elsewhere.__dict__.update(segmenter.__dict__, device="cuda")
+    assert elsewhere._batches(images) == [((96, 128), [0, 2]), ((48, 272), [1])]
 
 
 def test_deterministic_on_the_cpu(segmenter, path):

@@ -38,14 +38,10 @@ def describe_qos(qos: QoSProfile) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _describe_offer(
-    publisher: TopicEndpointInfo, subscription: Subscription, wanted: str, camera: str
-) -> str:
+def _describe_offer(publisher: TopicEndpointInfo, subscription: Subscription, wanted: str, camera: str) -> str:
     # The name comes later than the publisher itself, and the middleware fills the gap with a word in capitals.
     known = "_UNKNOWN_" not in publisher.node_name
-    name = (
-        f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}" if known else "a node without a name"
-    )
+    name = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}" if known else "a node without a name"
     offer = f"{name} ({publisher.topic_type}, {describe_qos(publisher.qos_profile)})"
     if publisher.topic_type != wanted:
         transport = {IMAGE_TYPES[0]: "raw", IMAGE_TYPES[1]: "compressed"}.get(publisher.topic_type)

@@ -84,9 +84,7 @@ class Camera(ManagedEntity):
         model = self._model
         if model is None:
             return About(self.name, self.topic)
-        return About(
-            self.name, self.topic, model.name, model.sha256, model.device, model.precision, max_age_ns
-        )
+        return About(self.name, self.topic, model.name, model.sha256, model.device, model.precision, max_age_ns)
 
     # Transitions
 

@@ -187,15 +187,11 @@ class CameraHealth:
             return Verdict("active", DiagnosticStatus.WARN, f"the latency is unknown: {strange}")
         if troubles:
             figures = ", ".join(f"{recent[fate]} {fate.value}" for fate in troubles)
-            return Verdict(
-                "active", DiagnosticStatus.WARN, f"in the last 10 s: {figures}; {self._last_reason}"
-            )
+            return Verdict("active", DiagnosticStatus.WARN, f"in the last 10 s: {figures}; {self._last_reason}")
         if recent[Fate.WITHHELD] and not recent[Fate.PUBLISHED]:
             return Verdict("active", DiagnosticStatus.OK, self._last_reason)
         fps = self._fps.per_second()
-        return Verdict(
-            "active", DiagnosticStatus.OK, "masks come" if fps is None else f"masks come at {fps:.1f} fps"
-        )
+        return Verdict("active", DiagnosticStatus.OK, "masks come" if fps is None else f"masks come at {fps:.1f} fps")
 
 
 def describe_offset(age_s: float) -> str:

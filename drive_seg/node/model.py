@@ -36,9 +36,7 @@ class Model:
         segmenter = Segmenter.load(path, wanted.device, wanted.precision, wanted.input_size)
         size = wanted.input_size or segmenter.contract.input.size
         segmenter.warm_up([size] * len(wanted.cameras))
-        return cls(
-            path.stem, segmenter.sha256, segmenter, segmenter.label_map, segmenter.device, segmenter.precision
-        )
+        return cls(path.stem, segmenter.sha256, segmenter, segmenter.label_map, segmenter.device, segmenter.precision)
 
     def describe(self) -> str:
         """One line for the log."""

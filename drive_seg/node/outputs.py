@@ -57,9 +57,7 @@ class Outputs:
             name: self._publisher(kind, f"{prefix}/{name}") for name, kind in IMAGES.items()
         }
         self._label_map = self._publisher(String, f"{prefix}/label_map", latched=True)
-        self._label_info = (
-            self._publisher(LabelInfo, f"{prefix}/label_info", latched=True) if LabelInfo else None
-        )
+        self._label_info = self._publisher(LabelInfo, f"{prefix}/label_info", latched=True) if LabelInfo else None
 
     def wanted(self, publish_confidence: bool) -> frozenset[str]:
         """The image outputs that somebody listens to now; work is done for no others."""

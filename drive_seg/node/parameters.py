@@ -67,12 +67,8 @@ NODE_SPECS: Mapping[str, Spec] = {
         Change.ANY_TIME,
         (0.0, 1.0),
     ),
-    "publish_confidence": Spec(
-        False, "publish the confidence image, 255 x the softmax maximum", Change.ANY_TIME
-    ),
-    "autostart": Spec(
-        True, "configure and activate at start, without waiting for a lifecycle manager", Change.NEVER
-    ),
+    "publish_confidence": Spec(False, "publish the confidence image, 255 x the softmax maximum", Change.ANY_TIME),
+    "autostart": Spec(True, "configure and activate at start, without waiting for a lifecycle manager", Change.NEVER),
     "precision": Spec(
         "auto",
         "arithmetic of the network: auto, fp32, fp16 or bf16",
@@ -94,9 +90,7 @@ NODE_SPECS: Mapping[str, Spec] = {
 def camera_specs(camera: str) -> dict[str, Spec]:
     """The parameters of one camera, by their full names ``<camera>.<name>``."""
     return {
-        f"{camera}.image_topic": Spec(
-            f"{camera}/image_raw", f"topic of the images of {camera}", check=check_topic
-        ),
+        f"{camera}.image_topic": Spec(f"{camera}/image_raw", f"topic of the images of {camera}", check=check_topic),
         f"{camera}.transport": Spec(
             "raw",
             "raw: Image on <image_topic>; compressed: CompressedImage on <image_topic>/compressed",
@@ -187,9 +181,7 @@ def read(node: Node) -> NodeParameters:
         input_size=(size[0], size[1]) if any(size) else None,
         reliable_input=value("input_reliability") == "reliable",
         cameras=tuple(
-            CameraParameters(
-                name, value(f"{name}.image_topic"), compressed=value(f"{name}.transport") == "compressed"
-            )
+            CameraParameters(name, value(f"{name}.image_topic"), compressed=value(f"{name}.transport") == "compressed")
             for name in value("cameras")
         ),
     )
@@ -205,9 +197,7 @@ def read_tuning(node: Node) -> Tuning:
     )
 
 
-def judge_change(
-    changed: Iterable[Parameter], cameras: Iterable[str], configured: bool
-) -> SetParametersResult:
+def judge_change(changed: Iterable[Parameter], cameras: Iterable[str], configured: bool) -> SetParametersResult:
     """Whether parameters may be set now, for the node's set-parameters callback."""
     specs = all_specs(cameras)
     for parameter in changed:

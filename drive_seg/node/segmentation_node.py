@@ -93,9 +93,7 @@ class SegmentationNode(LifecycleNode):
         self._survive_impossible_transitions()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # On a steady clock: a simulated clock that stands still must not silence the diagnostics.
-        self.create_timer(
-            DIAGNOSTICS_PERIOD_S, self._tell_health, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self.create_timer(DIAGNOSTICS_PERIOD_S, self._tell_health, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def autostart(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
         """Configure and activate; False if one of them was not successful (the log says why)."""
@@ -127,9 +125,7 @@ class SegmentationNode(LifecycleNode):
         from drive_seg.node.worker import Worker
 
         if self._worker is not None and self._worker.running:
-            self.get_logger().error(
-                "cannot activate: the batch given up by deactivate has still not come back"
-            )
+            self.get_logger().error("cannot activate: the batch given up by deactivate has still not come back")
             return FAILURE
         clock, logger = self.get_clock(), self.get_logger()
         tuning = functools.partial(parameters.read_tuning, self)
@@ -187,9 +183,7 @@ class SegmentationNode(LifecycleNode):
         """Refuse a transition that the state does not have; rclpy lets the error end the node."""
         change_state = self._service_change_state.callback
 
-        def refuse_impossible(
-            request: ChangeState.Request, response: ChangeState.Response
-        ) -> ChangeState.Response:
+        def refuse_impossible(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
             try:
                 return change_state(request, response)
             except RCLError as error:

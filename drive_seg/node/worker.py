@@ -85,9 +85,7 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(
-                    lambda: self._stopping or any(camera.has_frame for camera in self._cameras)
-                )
+                self._wake.wait_for(lambda: self._stopping or any(camera.has_frame for camera in self._cameras))
                 if self._stopping:
                     return
             frames = [frame for camera in self._cameras if (frame := camera.take())]
@@ -107,9 +105,7 @@ class Worker:
         for job in jobs:
             try:
                 step(job)
-            except (
-                Exception
-            ) as error:  # whatever it is, it costs this frame and neither the others nor the thread
+            except Exception as error:  # whatever it is, it costs this frame and neither the others nor the thread
                 self._end(job.frame, Fate.FAILED, _in_words(error))
         return [job for job in jobs if job.frame.in_flight]
 
@@ -179,13 +175,9 @@ class Worker:
 
     def _end(self, frame: Frame, fate: Fate, reason: str = "") -> None:
         frame.end(fate, reason)
-        if fate in (Fate.REJECTED, Fate.FAILED) and self._throttle.lets_through(
-            f"{fate} {frame.camera.name}"
-        ):
+        if fate in (Fate.REJECTED, Fate.FAILED) and self._throttle.lets_through(f"{fate} {frame.camera.name}"):
             count = frame.health.ledger.count().ended[fate]
-            self._logger.warning(
-                f"camera '{frame.camera.name}': image {fate.value}: {reason} ({count} so far)"
-            )
+            self._logger.warning(f"camera '{frame.camera.name}': image {fate.value}: {reason} ({count} so far)")
 
 
 def _in_words(error: Exception) -> str:

@@ -35,14 +35,16 @@ NODE = "segmentation_node"
 DEADLINE_S = 60.0
 
 
-def wait_until(
-    done: Callable[[], Any], what: str, pause: Callable[[], None] = lambda: time.sleep(0.02)
-) -> None:
+def wait_until(done: Callable[[], Any], what: str, pause: Callable[[], None] = lambda: time.sleep(0.02)) -> None:
     """Return once ``done`` is true; fail after the deadline."""
     end = time.monotonic() + DEADLINE_S
     while not done():
         assert time.monotonic() < end, f"no {what} within {DEADLINE_S:.0f} s"
         pause()
+
+
+def values_of(status: DiagnosticStatus | None) -> dict[str, str]:
+    return {value.key: value.value for value in status.values} if status else {}
 
 
 class NodeProcess:
@@ -167,8 +169,22 @@ class Peer:
         return None
 
     def values(self, camera: str = "camera") -> dict[str, str]:
-        status = self.status(camera)
-        return {value.key: value.value for value in status.values} if status else {}
+        return values_of(self.status(camera))
+
+    def status_under(
+        self, publisher: Publisher, message: Image, done: Callable[[DiagnosticStatus], bool]
+    ) -> DiagnosticStatus:
+        """The first status to be so while the image is published again and again."""
+        self.forget_diagnostics()
+        found: list[DiagnosticStatus] = []
+
+        def seen() -> bool:
+            if (status := self.status()) and done(status):
+                found.append(status)
+            return bool(found)
+
+        self.insist(publisher, message, seen, "such status")
+        return found[0]
 
     def wait_for_values(self, what: str, camera: str = "camera", **wanted: str) -> dict[str, str]:
         """The values of the first status from now on that has the wanted ones among them."""
@@ -286,17 +302,7 @@ def picture() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def module_domain(request: pytest.FixtureRequest) -> Iterator[int]:
-    """A ROS domain for the processes that the tests of one file share."""
-    shared = request.config.pluginmanager.get_plugin(str(Path(__file__).parents[1] / "conftest.py"))
-    with shared._locked_domain() as domain:
-        yield domain
-
-
-@pytest.fixture(scope="module")
-def start_node(
-    module_domain: int, model_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[NodeStarter]:
+def start_node(module_domain: int, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeStarter]:
     starter = NodeStarter(module_domain, model_file, tmp_path_factory)
     yield starter
     starter.kill_leftovers()

@@ -30,9 +30,7 @@ def node(start_node: Callable[..., Any]) -> Iterator[Any]:
         *("-r", "front/image_raw:=/zed/image"),
         *("-p", "left.transport:=compressed", "-p", "left.image_topic:=/left_camera/image"),
     )
-    process.wait_for_log(
-        "awaiting /zed/image, /left_camera/image/compressed, /car/rear/image_raw, /car/idle/"
-    )
+    process.wait_for_log("awaiting /zed/image, /left_camera/image/compressed, /car/rear/image_raw, /car/idle/")
     yield process
     assert process.stop() == 0, process.log
     assert "Traceback" not in process.log
@@ -43,9 +41,7 @@ def expected(model_file: Any) -> Segmenter:
     return Segmenter.load(model_file, device="cpu", input_size=(256, 384))
 
 
-def test_namespace_remapping_and_transports(
-    peer: Any, expected: Segmenter, picture: Callable[..., np.ndarray]
-) -> None:
+def test_namespace_remapping_and_transports(peer: Any, expected: Segmenter, picture: Callable[..., np.ndarray]) -> None:
     image = picture(4)
     masks = {name: peer.listen(f"/car/{name}/segmentation/label") for name in CAMERAS}
     jpeg = CompressedImage(header=peer.header("left"), format="bgr8; jpeg compressed bgr8")
@@ -61,9 +57,7 @@ def test_namespace_remapping_and_transports(
         assert np.array_equal(decode_label(mask), expected(decode(message)).label)
 
 
-def test_a_png_camera_is_seen_exactly(
-    peer: Any, expected: Segmenter, picture: Callable[..., np.ndarray]
-) -> None:
+def test_a_png_camera_is_seen_exactly(peer: Any, expected: Segmenter, picture: Callable[..., np.ndarray]) -> None:
     image = picture(6)
     masks = peer.listen("/car/left/segmentation/label")
     camera = peer.publisher("/left_camera/image/compressed", CompressedImage)
@@ -71,9 +65,7 @@ def test_a_png_camera_is_seen_exactly(
     assert np.array_equal(decode_label(mask), expected(image).label)
 
 
-def test_under_overload_the_ledger_adds_up_and_no_camera_starves(
-    peer: Any, picture: Callable[..., np.ndarray]
-) -> None:
+def test_under_overload_the_ledger_adds_up_and_no_camera_starves(peer: Any, picture: Callable[..., np.ndarray]) -> None:
     masks = {name: peer.listen(f"/car/{name}/segmentation/label") for name in ("front", "rear")}
     topics = {"front": "/zed/image", "rear": "/car/rear/image_raw"}
     cameras = {name: peer.publisher(topic) for name, topic in topics.items()}

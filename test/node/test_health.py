@@ -138,9 +138,7 @@ def test_states_from_waiting_to_stale(health: CameraHealth, clock: SteppedClock)
         health.receive()
         health.end(fate, f"{fate.value} for a test")
         assert state() == expected
-    assert health.verdict(ABOUT).message == (
-        "in the last 10 s: 1 failed, 1 rejected; published: published for a test"
-    )
+    assert health.verdict(ABOUT).message == ("in the last 10 s: 1 failed, 1 rejected; published: published for a test")
     clock.now += 3.0
     assert state() == ("stale", b"\x03")
     health.deactivate()

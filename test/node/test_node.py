@@ -28,9 +28,7 @@ def make_node(ros_context: Context, model_file: Path) -> Iterator[Callable[..., 
     def make(**given: Any) -> SegmentationNode:
         given = {"model": str(model_file), "device": "cpu", **given}
         overrides = [Parameter(name, value=value) for name, value in given.items()]
-        made.append(
-            SegmentationNode(context=ros_context, parameter_overrides=overrides, use_global_arguments=False)
-        )
+        made.append(SegmentationNode(context=ros_context, parameter_overrides=overrides, use_global_arguments=False))
         return made[-1]
 
     yield make
@@ -161,13 +159,8 @@ def test_a_camera_that_can_never_be_heard_is_an_error_in_the_log(
 
 
 def test_importing_the_node_brings_nothing_it_does_not_need() -> None:
-    code = (
-        "import sys, drive_seg.node.segmentation_node; "
-        "print(*{name.partition('.')[0] for name in sys.modules})"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
+    code = "import sys, drive_seg.node.segmentation_node; print(*{name.partition('.')[0] for name in sys.modules})"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     loaded = set(answer.stdout.split())
     assert "rclpy" in loaded
     unwanted = {"lightning", "matplotlib", "rosbags", "typer", "rich", "tensorboard", "torchmetrics", "torch"}

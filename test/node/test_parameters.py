@@ -23,9 +23,7 @@ def make_node(ros_context: Context) -> MakeNode:
 
     def make(**given: Any) -> SegmentationNode:
         overrides = [Parameter(name.replace("__", "."), value=value) for name, value in given.items()]
-        return SegmentationNode(
-            context=ros_context, parameter_overrides=overrides, use_global_arguments=False
-        )
+        return SegmentationNode(context=ros_context, parameter_overrides=overrides, use_global_arguments=False)
 
     return make
 

@@ -105,9 +105,7 @@ def test_the_meaning_of_the_ids_is_told_as_json(node: StubNode) -> None:
     assert json.loads(message.data) == {**CAMVID11.to_dict(), "model": "night", "model_hash": "abc"}
 
 
-def test_label_info_is_told_where_vision_msgs_is_installed(
-    node: StubNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_label_info_is_told_where_vision_msgs_is_installed(node: StubNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the fields of vision_msgs/LabelInfo and VisionClass, which no Python package index carries."""
     monkeypatch.setattr(outputs, "LabelInfo", SimpleNamespace)
     monkeypatch.setattr(outputs, "VisionClass", SimpleNamespace)
