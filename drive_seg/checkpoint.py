@@ -166,6 +166,7 @@ def save(path: str | Path, network: nn.Module, contract: Contract) -> str:
     metadata = {_CONTRACT: canonical_json(contract.to_dict()), _HASH: digest}
     with written_aside(path) as aside:
         save_file(tensors, str(aside), metadata=metadata)
+        aside.chmod(0o644)  # safetensors lets only its writer read; on a vehicle other users run the node
     return digest
 
 

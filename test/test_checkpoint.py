@@ -66,6 +66,10 @@ def test_round_trip(path, network, contract):
     network.train()
 
 
+def test_other_users_may_read_a_checkpoint(path):
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_training_only_branches_do_not_travel(path):
     assert not any("semantic_encoding" in name for name in checkpoint.load(path).tensors)
 
