@@ -79,8 +79,7 @@ class Recipe(_Part):
     """One training run.
 
     ``losses``: name -> weight; ``validate_every``: in epochs; ``warm_start``: a checkpoint whose fitting weights are
-    taken over; ``compile``: let torch.compile build the training step (a minute or two at the start, a third faster
-    after).
+    taken over; ``compile``: let torch.compile build the training step: minutes at the start, faster steps after.
     """
 
     name: str

@@ -52,10 +52,7 @@ def test_resuming_gives_the_same_weights_as_going_through(recipe_file, tmp_path)
         with pytest.raises(KilledError):
             train(recipe, tmp_path / "resumed", progress=False)
     train(recipe, tmp_path / "resumed", progress=False)
-    one, other = (
-        torch.load(tmp_path / run / "last.ckpt", weights_only=True)  # noqa: S614
-        for run in ("through", "resumed")
-    )
+    one, other = (torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("through", "resumed"))
     for part in ("state_dict", "current_model_state"):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part]), part
     assert checkpoint.load(through).sha256 == checkpoint.load(tmp_path / "resumed" / "best.safetensors").sha256
