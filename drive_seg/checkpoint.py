@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from drive_seg import networks
 from drive_seg.dds_profile import share_file
 from drive_seg.files import written_aside
 from drive_seg.labels import LabelMap
+from drive_seg.networks.layers import strip_training_only, training_only_branches
 
 FORMAT = "drive_seg/1"
+TO_UNIT = 1 / 255
+"""The scale that brings pixels to 0..1."""
 _CONTRACT, _HASH = "drive_seg.contract", "drive_seg.sha256"
 
 
@@ -33,13 +37,15 @@ class InputSpec:
     Attributes:
         size: (height, width) in pixels of the images it was trained on.
         channel_order: "rgb" or "bgr".
-        mean, std: per channel in that order, of values scaled to 0..1.
+        mean, std: per channel in that order, of values multiplied by ``scale``.
+        scale: what a pixel's value 0..255 is multiplied by first; 1 for a network that is fed raw values.
     """
 
     size: tuple[int, int]
     channel_order: str = "rgb"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    scale: float = TO_UNIT
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 8:
@@ -48,6 +54,14 @@ class InputSpec:
             raise ValueError(f"channel order '{self.channel_order}' is neither 'rgb' nor 'bgr'")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError("mean and std must be three values each, std above 0")
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale {self.scale} is not above 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        data = asdict(self)
+        if self.scale == TO_UNIT:
+            del data["scale"]  # as in the files, and under the hashes, of before there was another scale
+        return data
 
     def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Camera pixels to network input, the same in training and on the vehicle.
@@ -57,14 +71,14 @@ class InputSpec:
             dtype: of the result.
 
         Returns:
-            [B, 3, H, W] in this input's channel order, (value / 255 - mean) / std, channels_last.
+            [B, 3, H, W] in this input's channel order, (value * scale - mean) / std, channels_last.
         """
-        # one multiply-add per value: x * 1/(255 std) - mean/std
+        # one multiply-add per value: x * 1/(std / scale) - mean/std
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
         if self.channel_order == "rgb":
             images = images.flip(1)
-        x = torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
+        x = torch.addcmul(-mean / std, images.float(), 1 / (1 / self.scale * std))
         return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
@@ -73,9 +87,9 @@ class Contract:
     """Everything one must know to use the weights.
 
     Attributes:
-        network, options: what ``networks.build`` makes; options of training-only branches are left out.
+        network, options: what ``networks.build`` makes. Branches that only training uses are not in the file.
         label_map: ids, names, colours.
-        input: size, channel order, mean, std.
+        input: size, channel order, mean, std, scale.
         training: the recipe it was trained with, as plain data.
         metrics: scores by name, each with what it was measured on.
         licence: under which terms the weights may be used.
@@ -95,7 +109,7 @@ class Contract:
             "network": self.network,
             "options": self.options,
             "label_map": self.label_map.to_dict(),
-            "input": asdict(self.input),
+            "input": self.input.to_dict(),
             "training": self.training,
             "metrics": self.metrics,
             "licence": self.licence,
@@ -121,6 +135,7 @@ class Contract:
                     channel_order=spec["channel_order"],
                     mean=tuple(map(float, spec["mean"])),
                     std=tuple(map(float, spec["std"])),
+                    scale=float(spec.get("scale", TO_UNIT)),
                 ),
                 training=dict(data["training"]),
                 metrics=dict(data["metrics"]),
@@ -149,19 +164,17 @@ def content_hash(tensors: dict[str, Tensor], contract: Contract) -> str:
 def save(path: str | Path, network: nn.Module, contract: Contract) -> str:
     """Write a checkpoint for inference and return its content hash.
 
-    Branches that only training uses (``network.training_only``) are left out, weights and options alike.
+    Branches that only training uses are left out.
 
     Raises:
         OSError: if the file cannot be written; an older file of that name is then still whole.
     """
-    training_only = tuple(getattr(network, "training_only", ()))
-    prefixes = tuple(f"{name}." for name in training_only)
+    left_out = tuple(f"{name}." for name, _, _ in training_only_branches(network))
     tensors = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
-        if not name.startswith(prefixes)
+        if not name.startswith(left_out)
     }
-    contract = Contract(**{**contract.__dict__, "options": {**contract.options, **dict.fromkeys(training_only, False)}})
     digest = content_hash(tensors, contract)
     metadata = {_CONTRACT: canonical_json(contract.to_dict()), _HASH: digest}
     with written_aside(path) as aside:
@@ -189,18 +202,21 @@ class Checkpoint:
             CheckpointError: if the network or an option is unknown, or tensors are missing, left over or misshapen.
         """
         try:
-            network = networks.build(
-                self.contract.network,
-                self.contract.label_map.num_classes,
-                **{**self.contract.options, **options},
-            )
+            # On "meta" nothing is initialised, which would take longer than reading the file.
+            with torch.device("meta"):
+                network = networks.build(
+                    self.contract.network,
+                    self.contract.label_map.num_classes,
+                    **{**self.contract.options, **options},
+                )
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{self.path}: {error}") from error
+        strip_training_only(network)
         wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
         given = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
         if wanted != given:
             raise CheckpointError(f"{self.path}: {_first_difference(wanted, given, self.contract)}")
-        network.load_state_dict(self.tensors)
+        network.load_state_dict(self.tensors, assign=True)
         return network.eval()
 
 
@@ -217,7 +233,9 @@ def load(path: str | Path) -> Checkpoint:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # Copies: the file may change after its hash was checked, and where a tensor lies in it may not suit the
+            # kernels, which then sum in another order.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
     if _CONTRACT not in metadata or _HASH not in metadata:

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class SegmentationOutput(NamedTuple):
-    """What a network returns in training mode; in evaluation mode it returns ``logits`` alone.
+class ConvBN(nn.Sequential):
+    """Convolution without bias, Batch Norm with scale and shift, ReLU; a stride-1 one keeps the size of its input.
 
-    Attributes:
-        logits: [B, C, H, W] at the input's size.
-        semantic_presence: [B, C] logits of "this class occurs in the image" (DSNet's Semantic Encoding branch).
+    ``groups`` is the convolution's (``c_in`` for a depth-wise one); ``activate=False`` leaves the ReLU out.
     """
 
-    logits: Tensor
-    semantic_presence: Tensor | None = None
-
-
-class ConvBN(nn.Sequential):
-    """Convolution without bias, Batch Norm with scale and shift, ReLU; a stride-1 one keeps the size of its input."""
-
-    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        activate: bool = True,
+    ) -> None:
         padding = dilation * (kernel // 2)
         super().__init__(
-            nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, bias=False),
+            nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False),
             nn.BatchNorm2d(c_out),
-            nn.ReLU(inplace=True),
+            *([nn.ReLU(inplace=True)] if activate else []),
         )
 
 
@@ -42,6 +43,20 @@ class TransposedConvBN(nn.Sequential):
             nn.BatchNorm2d(c_out),
             nn.ReLU(inplace=True),
         )
+
+
+class PyramidPooling(nn.Module):
+    """PSPNet's pyramid pooling: averages over 1, 4, 9 and 36 regions, each through 1x1, laid beside the input.
+
+    [B, c_in, H, W] -> [B, c_in + 4 * c_branch, H, W].
+    """
+
+    def __init__(self, c_in: int, c_branch: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(n), ConvBN(c_in, c_branch)) for n in bins)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, *(resize(branch(x), x.shape[-2:]) for branch in self.branches)), dim=1)
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
@@ -80,3 +95,79 @@ def max_pool_one_hot(x: Tensor) -> tuple[Tensor, Tensor]:
 def max_unpool_one_hot(x: Tensor, mask: Tensor) -> Tensor:
     """Inverse of :func:`max_pool_one_hot`: [B, C, h, w] and the mask [B, C, 4, h, w] -> [B, C, 2h, 2w]."""
     return F.pixel_shuffle((x.unsqueeze(2) * mask).flatten(1, 2), 2)
+
+
+def unpooling(form: str) -> tuple[Callable, Callable]:
+    """A pair (pool, unpool) for 2x2 max-pooling that remembers where the maxima stood.
+
+    ``pool(x) -> (pooled, where)`` halves height and width; ``unpool(y, where)`` puts each value back where its window's
+    maximum stood, with zeros around it. Both forms give equal results.
+
+    Args:
+        form: "indices" (``max_unpool2d``) or "one_hot" (operations that every exporter takes).
+
+    Raises:
+        ValueError: if ``form`` is neither of the two.
+    """
+    return _UNPOOLING[one_of("unpool", form, _UNPOOLING)]
+
+
+def _pool_indices(x: Tensor) -> tuple[Tensor, Tensor]:
+    return F.max_pool2d(x, 2, return_indices=True)
+
+
+def _unpool_indices(x: Tensor, where: Tensor) -> Tensor:
+    return F.max_unpool2d(x, where, 2)
+
+
+_UNPOOLING: dict[str, tuple[Callable, Callable]] = {
+    "indices": (_pool_indices, _unpool_indices),
+    "one_hot": (max_pool_one_hot, max_unpool_one_hot),
+}
+
+
+def one_of(option: str, value: Any, valid: Iterable[Any]) -> Any:
+    """The value of an option, checked.
+
+    Raises:
+        ValueError: if it is not one of the valid ones, which the message lists.
+    """
+    valid = tuple(valid)
+    if value not in valid:
+        raise ValueError(f"{option} {value!r} is not one of {', '.join(map(str, valid))}")
+    return value
+
+
+def initialise(module: nn.Module) -> None:
+    """He initialisation (fan-out) of all convolutions, zero biases; Batch Norms are left at 1 and 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear to (height, width); pixel centres keep their places (``align_corners=False``)."""
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
+def training_only(module: nn.Module) -> nn.Module:
+    """Mark a branch that only training uses: a checkpoint for the vehicle leaves it out."""
+    module.is_training_only = True
+    return module
+
+
+def training_only_branches(network: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(full name, parent module, name within it) of each branch marked with :func:`training_only`."""
+    for parent_name, parent in list(network.named_modules()):
+        for name, child in list(parent.named_children()):
+            if getattr(child, "is_training_only", False):
+                yield f"{parent_name}.{name}".lstrip("."), parent, name
+
+
+def strip_training_only(network: nn.Module) -> nn.Module:
+    """Take the training-only branches off a network, which then gives no auxiliary outputs any more."""
+    for _, parent, name in training_only_branches(network):
+        setattr(parent, name, None)
+    return network

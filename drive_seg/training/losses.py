@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drive_seg.labels import VOID, frequency_orders, frequency_weights
-from drive_seg.networks.layers import SegmentationOutput
+from drive_seg.networks import SegmentationOutput
 
 
 class ObjectWeightedFocalLoss(nn.Module):
