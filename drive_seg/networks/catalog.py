@@ -6,10 +6,26 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from drive_seg.networks.deeplabv3plus import DeepLabV3Plus
+from drive_seg.networks.dfn import DFN
 from drive_seg.networks.dsnet import DSNet
+from drive_seg.networks.enet import ENet
+from drive_seg.networks.erfnet import ERFNet
+from drive_seg.networks.fcn import FCN
+from drive_seg.networks.ifbfnet import IFBFNet
 from drive_seg.networks.network import SegmentationNetwork
+from drive_seg.networks.pspnet import PSPNet
 
-_CATALOG: dict[str, Callable[..., SegmentationNetwork]] = {"dsnet": DSNet}
+_CATALOG: dict[str, Callable[..., SegmentationNetwork]] = {
+    "dfn": DFN,
+    "dsnet": DSNet,
+    "enet": ENet,
+    "erfnet": ERFNet,
+    "fcn": FCN,
+    "pspnet": PSPNet,
+    "deeplabv3plus": DeepLabV3Plus,
+    "ifbfnet": IFBFNet,
+}
 
 _FEATURE_BALANCE: dict[str, Any] = {"feature_balance": (), "foreground_classes": None, "feature_modulator": "dual"}
 """FBNet's options, which every network has: stages, width of the block-wise head, row of FBNet's Table 4."""
