@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 
 class RecipeError(ValueError):
@@ -18,10 +18,14 @@ class _Part(BaseModel):
 
 
 class Network(_Part):
-    """Name and options for ``networks.build``."""
+    """Name and options for ``networks.build``.
+
+    ``pretrained``: a file of weights that the network's encoder starts from, torchvision's ImageNet ones for instance.
+    """
 
     name: str
     options: dict[str, Any] = {}
+    pretrained: Path | None = None
 
 
 class Augmentation(_Part):
@@ -95,6 +99,14 @@ class Recipe(_Part):
     compile: bool = False
     seed: int = 0
     licence: str = ""
+
+    @field_validator("warm_start")
+    @classmethod
+    def _one_start(cls, warm_start: str | None, others: ValidationInfo) -> str | None:
+        network = others.data.get("network")
+        if warm_start is not None and network is not None and network.pretrained is not None:
+            raise ValueError("goes not together with network.pretrained: the weights of either would be lost")
+        return warm_start
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:

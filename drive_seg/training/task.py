@@ -16,6 +16,7 @@ from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.labels import LabelMap
 from drive_seg.metrics import ConfusionMatrix
 from drive_seg.training.losses import WeightedSum
+from drive_seg.training.pretrained import load_pretrained
 from drive_seg.training.recipe import Recipe
 
 
@@ -27,11 +28,23 @@ class SegmentationTask(lightning.LightningModule):
         label_map: the classes.
         frequency: float64 [C], class shares of the training labels, for the losses that weight by them.
         steps_per_epoch: for the learning rate.
+        resumes: all weights will come from a training checkpoint, so the files that the recipe starts from are not
+            read and may be gone.
 
     Batches are image uint8 BGR [B, 3, H, W] and label uint8 [B, H, W].
+
+    Raises:
+        ValueError: if the network, its losses or a file it starts from does not fit.
     """
 
-    def __init__(self, recipe: Recipe, label_map: LabelMap, frequency: np.ndarray, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        label_map: LabelMap,
+        frequency: np.ndarray,
+        steps_per_epoch: int,
+        resumes: bool = False,
+    ) -> None:
         super().__init__()
         self.recipe, self.label_map, self.steps_per_epoch = recipe, label_map, steps_per_epoch
         self.input = InputSpec(size=recipe.data.input_size)
@@ -41,6 +54,13 @@ class SegmentationTask(lightning.LightningModule):
         self.confusion = ConfusionMatrix(label_map.num_classes)
         if recipe.compile:
             self.network.compile()
+        if not resumes:
+            self._start()
+
+    def _start(self) -> None:
+        recipe = self.recipe
+        if recipe.network.pretrained is not None:
+            load_pretrained(self.network, recipe.network.pretrained)
         if recipe.warm_start is not None:
             self._take_over(checkpoint.load(checkpoint.find_model(recipe.warm_start)).tensors)
 
@@ -151,7 +171,7 @@ class KeepBest(Callback):
             options=recipe.network.options,
             label_map=task.label_map,
             input=task.input,
-            training={**recipe.model_dump(mode="json"), "data": _without_paths(recipe)},
+            training=_without_folders(recipe),
             metrics={"validation": score},
             licence=recipe.licence,
         )
@@ -163,10 +183,14 @@ class KeepBest(Callback):
         self.miou = state["miou"]
 
 
-def _without_paths(recipe: Recipe) -> dict[str, Any]:
-    """The data section without folders, which say nothing outside the machine that trained."""
-    data = recipe.data.model_dump(mode="json")
-    return {k: {a: b for a, b in v.items() if a != "root"} if isinstance(v, dict) else v for k, v in data.items()}
+def _without_folders(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data without folders, which say nothing outside the machine that trained."""
+    plain = recipe.model_dump(mode="json")
+    for split in ("train", "val"):
+        plain["data"][split].pop("root", None)
+    if recipe.network.pretrained is not None:
+        plain["network"]["pretrained"] = recipe.network.pretrained.name
+    return plain
 
 
 def _plain(arguments: dict[str, Any]) -> str:

@@ -32,7 +32,9 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
     lightning.seed_everything(recipe.seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
     data = SegmentationData(recipe)
-    task = SegmentationTask(recipe, data.label_map, data.frequency, data.steps_per_epoch)
+    last = folder / "last.ckpt"
+    resumes = resume and last.is_file()
+    task = SegmentationTask(recipe, data.label_map, data.frequency, data.steps_per_epoch, resumes)
     keep_best = KeepBest(folder)
     trainer = lightning.Trainer(
         max_epochs=recipe.schedule.epochs,
@@ -53,7 +55,6 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
-    last = folder / "last.ckpt"
     # weights_only: a training checkpoint is read as plain data, never as a pickle that may run code
-    trainer.fit(task, data, ckpt_path=last if resume and last.is_file() else None, weights_only=True)
+    trainer.fit(task, data, ckpt_path=last if resumes else None, weights_only=True)
     return keep_best.path
