@@ -38,6 +38,8 @@ ROS = [
     "ros-rcl-interfaces>=2.0",
     "ros-rosgraph-msgs>=2.0",
 ]
+ONNX = ["onnxruntime>=1.20"]
+EXPORT = ["onnx>=1.16", "onnxscript>=0.2"]
 TEST = ["pytest>=8", "ruff>=0.6"]
 
 setup(
@@ -57,7 +59,15 @@ setup(
         "safetensors>=0.4",
         "torch>=2.3",
     ],
-    extras_require={"cli": CLI, "replay": REPLAY, "train": TRAIN, "ros": ROS, "test": TEST},
+    extras_require={
+        "cli": CLI,
+        "replay": REPLAY,
+        "train": TRAIN,
+        "onnx": ONNX,
+        "export": EXPORT,
+        "ros": ROS,
+        "test": TEST,
+    },
     entry_points={"console_scripts": ["drive-seg = drive_seg.cli:main"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

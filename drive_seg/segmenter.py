@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, Contract
 from drive_seg.labels import LabelMap
-
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-MULTIPLE = 8
-"""Sides of the network's input are multiples of this."""
+from drive_seg.runtimes import MULTIPLE, Runtime, onnx_file
+from drive_seg.runtimes.onnx_runtime import OnnxRuntime
+from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 
 Size = tuple[int, int]
 
@@ -28,7 +27,8 @@ class Segmentation:
 
     Attributes:
         label: uint8 [H, W], ids of the label map.
-        confidence: uint8 [H, W], 255 x the softmax probability of that id, rounded; None unless asked for.
+        confidence: uint8 [H, W], 255 x the softmax probability of that id, rounded; None unless asked for, and from
+            a network that gives ids.
     """
 
     label: np.ndarray
@@ -36,18 +36,19 @@ class Segmentation:
 
 
 class Segmenter:
-    """A checkpoint, ready to label images.
+    """A checkpoint, or an ONNX file with its contract, ready to label images.
 
     ``segmenter(image)`` reads as the road of a frame: upload, resize and normalise, network, class ids at the image's
     own size. On a CPU the same image always gives the same labels.
 
     Args:
-        network: in evaluation mode; logits at its input's size.
+        network: a module that gives logits at its input's size, or a runtime that executes one already: device and
+            precision are then the runtime's.
         contract: what the network expects and what its ids mean.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
         precision: "auto" (fp16 on CUDA, fp32 on the CPU), "fp32", "fp16" or "bf16".
         input_size: (height, width) whose pixel count the network sees instead of the contract's.
-        sha256: the checkpoint's content hash.
+        sha256: the model's content hash.
 
     Raises:
         ValueError: if device, precision or input size cannot be had; the sentence says what can.
@@ -55,7 +56,7 @@ class Segmenter:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Runtime,
         contract: Contract,
         device: str = "auto",
         precision: str = "auto",
@@ -63,34 +64,48 @@ class Segmenter:
         sha256: str = "",
     ) -> None:
         self.contract, self.sha256 = contract, sha256
-        self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
+        self._network = network if isinstance(network, Runtime) else TorchRuntime(network, device, precision)
+        self.device, self.precision = self._network.device, self._network.precision
         self.input_size = _checked_size(input_size) if input_size is not None else contract.input.size
-        self._dtype = PRECISIONS[self.precision]
-        self._network = network.eval().to(self.device, self._dtype, memory_format=torch.channels_last)
+        fixed = self._network.fixed_size
+        if fixed not in (None, self.input_size):
+            raise ValueError(f"input size {self.input_size} cannot be had: the model's file fixes it to {fixed}")
 
     @classmethod
     def load(
         cls, path: str | Path, device: str = "auto", precision: str = "auto", input_size: Size | None = None
     ) -> Segmenter:
-        """From a checkpoint file, or the bare name of a model that came with the package.
+        """From a checkpoint, an ONNX file with its contract beside it, or the name of a model of the package.
 
         Raises:
             CheckpointError: if the file may not be used.
             ValueError: if device, precision or input size cannot be had.
         """
-        loaded = checkpoint.load(checkpoint.find_model(path))
+        path = checkpoint.find_model(path)
+        if onnx_file.is_onnx(path):
+            file = onnx_file.read(path)
+            runtime = OnnxRuntime(file, device, precision)
+            return cls(runtime, file.contract, input_size=input_size, sha256=file.sha256)
+        loaded = checkpoint.load(path)
         return cls(loaded.build_network(), loaded.contract, device, precision, input_size, loaded.sha256)
 
     @property
     def label_map(self) -> LabelMap:
         return self.contract.label_map
 
+    @property
+    def gives_confidence(self) -> bool:
+        """Whether it can say how sure it is; not so for an ONNX file that gives ids."""
+        return not self._network.gives_ids
+
     def network_size(self, height: int, width: int) -> Size:
         """The (height, width) in which the network sees an image of that size.
 
-        The aspect is kept, the pixel count is about that of the input size, the sides are multiples of 8.
+        The aspect is kept, the pixel count is about that of the input size, the sides are multiples of 8. Where the
+        model's file fixes the size, it is that one.
         """
+        if self._network.fixed_size is not None:
+            return self._network.fixed_size
         scale = (self.input_size[0] * self.input_size[1] / (height * width)) ** 0.5
         return _multiple(height * scale), _multiple(width * scale)
 
@@ -114,7 +129,7 @@ class Segmenter:
             images: uint8 BGR [H, W, 3], or a list of them, whose sizes may differ. On a GPU those that the network
                 sees in the same size go through it as one batch. On a CPU each goes alone: it is no slower, and the
                 labels are then the same to the last pixel in whatever company an image comes.
-            confidence: also say how sure the network is of each pixel.
+            confidence: also say how sure the network is of each pixel, if it ``gives_confidence``.
             stages: if given, receives the seconds spent in "preprocess", "network" and "postprocess".
 
         Returns:
@@ -129,7 +144,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def _label(self, images: list[np.ndarray], confidence: bool, stages: dict[str, float] | None) -> list[Segmentation]:
-        clock = _StageClock(self.device, stages)
+        clock = _StageClock(self._network.tensor_device, stages)
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
                 raise ValueError(f"an image must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
@@ -137,9 +152,9 @@ class Segmenter:
         for size, members in self._batches(images):
             batch = torch.cat([self._prepare(images[i], size) for i in members])
             clock.lap("preprocess")
-            logits = self._network(batch)
+            output = self._network(batch)
             clock.lap("network")
-            ids, sureness = _decide(logits, confidence)
+            ids, sureness = _decide(output, confidence) if self.gives_confidence else (output, None)
             for place, i in enumerate(members):
                 results[i] = self._finish(ids[place], None if sureness is None else sureness[place], images[i])
             clock.lap("postprocess")
@@ -148,7 +163,7 @@ class Segmenter:
     def _batches(self, images: list[np.ndarray]) -> list[tuple[Size, list[int]]]:
         """(network size, places in the list) of the images that go through the network together."""
         sizes = [self.network_size(*image.shape[:2]) for image in images]
-        if self.device == "cpu":
+        if self.device == "cpu" or self._network.one_by_one:
             return [(size, [i]) for i, size in enumerate(sizes)]
         return [(size, [i for i, other in enumerate(sizes) if other == size]) for size in dict.fromkeys(sizes)]
 
@@ -157,13 +172,13 @@ class Segmenter:
         image = np.ascontiguousarray(image)
         if not image.flags.writeable:  # torch has no read-only tensors
             image = image.copy()
-        pixels = torch.from_numpy(image).to(self.device).permute(2, 0, 1).unsqueeze(0)
+        pixels = torch.from_numpy(image).to(self._network.tensor_device).permute(2, 0, 1).unsqueeze(0)
         if pixels.shape[-2:] != size:
             # antialiased, so that a thin pole of a large image is not skipped over
-            if self.device.startswith("cuda"):
+            if pixels.is_cuda:
                 pixels = pixels.float()
             pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
-        return self.contract.input.normalise(pixels, self._dtype)
+        return self.contract.input.normalise(pixels, self._network.dtype)
 
     def _finish(self, ids: Tensor, sureness: Tensor | None, image: np.ndarray) -> Segmentation:
         """Back to the image's own size by nearest neighbour, and to numpy."""
@@ -197,36 +212,6 @@ def _checked_size(size: Size) -> Size:
     if len(size) != 2 or min(size) < MULTIPLE:
         raise ValueError(f"input size {tuple(size)} is not (height, width) of at least {MULTIPLE} pixels")
     return int(size[0]), int(size[1])
-
-
-def choose_device(wish: str) -> str:
-    """The device for a wish.
-
-    Raises:
-        ValueError: if the wish is no device, or that device is not there.
-    """
-    if wish == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = wish.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()) or (kind == "cpu" and number):
-        raise ValueError(f"device '{wish}' is not one of auto, cpu, cuda, cuda:N")
-    there = torch.cuda.device_count() if kind == "cuda" else 1
-    if int(number or 0) >= there:
-        raise ValueError(f"device '{wish}' is not there: this machine offers {there} CUDA devices to torch")
-    return wish
-
-
-def choose_precision(wish: str, device: str) -> str:
-    """The precision for a wish on a device.
-
-    Raises:
-        ValueError: if the wish is no precision.
-    """
-    if wish == "auto":
-        return "fp16" if device.startswith("cuda") else "fp32"
-    if wish not in PRECISIONS:
-        raise ValueError(f"precision '{wish}' is not one of auto, {', '.join(PRECISIONS)}")
-    return wish
 
 
 class _StageClock:

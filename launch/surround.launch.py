@@ -34,7 +34,7 @@ ARGUMENTS = (
     (
         "model",
         "",
-        "Name of a model of the package, or path of a .safetensors file. Empty: as in the parameters file",
+        "Name of a model of the package, or path of a .safetensors or .onnx file. Empty: as in the parameters file",
     ),
     ("device", "", "Where the network runs: auto, cpu, cuda, cuda:N. Empty: as in the parameters file"),
     (

@@ -9,13 +9,13 @@ import torch
 
 from drive_seg.checkpoint import find_model
 from drive_seg.labels import LabelMap
-from drive_seg.node.parameters import NodeParameters
+from drive_seg.node.parameters import NO_CONFIDENCE, NodeParameters
 from drive_seg.segmenter import Segmenter
 
 
 @dataclass
 class Model:
-    """A loaded model. ``name`` is the checkpoint's file name without suffix, ``sha256`` its content hash."""
+    """A loaded model. ``name`` is the file's name without suffix, ``sha256`` its content hash."""
 
     name: str
     sha256: str
@@ -26,14 +26,16 @@ class Model:
 
     @classmethod
     def load(cls, wanted: NodeParameters) -> Model:
-        """Load the checkpoint and run it once, so that the first camera frame meets a ready network.
+        """Load the model and run it once, so that the first camera frame meets a ready network.
 
         Raises:
             CheckpointError: if there is no such model or it may not be used.
-            ValueError: if the device or precision is not to be had here.
+            ValueError: if the device, precision, input size or confidence is not to be had here.
         """
         path = find_model(wanted.model)
         segmenter = Segmenter.load(path, wanted.device, wanted.precision, wanted.input_size)
+        if wanted.publish_confidence and not segmenter.gives_confidence:
+            raise ValueError(f"parameter 'publish_confidence' {NO_CONFIDENCE}")
         size = wanted.input_size or segmenter.contract.input.size
         segmenter.warm_up([size] * len(wanted.cameras))
         return cls(path.stem, segmenter.sha256, segmenter, segmenter.label_map, segmenter.device, segmenter.precision)

@@ -19,6 +19,8 @@ from rclpy.parameter import Parameter
 from drive_seg.node.specs import Change, Spec, check_device, check_model, check_size, check_topic, one_of
 
 QOS_OVERRIDES = "qos_overrides"
+NO_CONFIDENCE = "cannot be true: this model gives class ids, and no probabilities with them"
+"""Said of ``publish_confidence``."""
 
 
 class ParameterError(ValueError):
@@ -44,7 +46,8 @@ def _check_cameras(value: Iterable[str]) -> str | None:
 NODE_SPECS: Mapping[str, Spec] = {
     "model": Spec(
         "dsnet_synth19",
-        "checkpoint to run: a name of the package's models folder, or a path to a .safetensors file",
+        "what to run: a name of the package's models folder, or a path to a .safetensors file, or to an .onnx file "
+        "with <name>.contract.yaml beside it",
         check=check_model,
     ),
     "cameras": Spec(
@@ -121,6 +124,7 @@ class NodeParameters:
     device: str
     precision: str
     input_size: tuple[int, int] | None
+    publish_confidence: bool
     reliable_input: bool
     cameras: tuple[CameraParameters, ...]
 
@@ -179,6 +183,7 @@ def read(node: Node) -> NodeParameters:
         device=value("device"),
         precision=value("precision"),
         input_size=(size[0], size[1]) if any(size) else None,
+        publish_confidence=value("publish_confidence"),
         reliable_input=value("input_reliability") == "reliable",
         cameras=tuple(
             CameraParameters(name, value(f"{name}.image_topic"), compressed=value(f"{name}.transport") == "compressed")
@@ -197,8 +202,14 @@ def read_tuning(node: Node) -> Tuning:
     )
 
 
-def judge_change(changed: Iterable[Parameter], cameras: Iterable[str], configured: bool) -> SetParametersResult:
-    """Whether parameters may be set now, for the node's set-parameters callback."""
+def judge_change(
+    changed: Iterable[Parameter], cameras: Iterable[str], configured: bool, gives_confidence: bool = True
+) -> SetParametersResult:
+    """Whether parameters may be set now, for the node's set-parameters callback.
+
+    Args:
+        gives_confidence: the loaded model, if there is one, can say how sure it is.
+    """
     specs = all_specs(cameras)
     for parameter in changed:
         spec = specs.get(parameter.name)
@@ -207,6 +218,8 @@ def judge_change(changed: Iterable[Parameter], cameras: Iterable[str], configure
         reason = spec.problem(parameter.value)
         if spec.change is Change.UNCONFIGURED and configured:
             reason = "can change only while the node is unconfigured: deactivate and clean up first"
+        if parameter.name == "publish_confidence" and parameter.value is True and not gives_confidence:
+            reason = NO_CONFIDENCE
         if reason:
             return SetParametersResult(successful=False, reason=f"parameter '{parameter.name}' {reason}")
     return SetParametersResult(successful=True)

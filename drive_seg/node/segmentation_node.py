@@ -198,7 +198,9 @@ class SegmentationNode(LifecycleNode):
 
     def _judge_change(self, changed: list[Parameter]) -> object:
         names = [camera.name for camera in self.cameras]
-        return parameters.judge_change(changed, names, configured=self._model is not None)
+        configured = self._model is not None
+        gives_confidence = not configured or self._model.segmenter.gives_confidence
+        return parameters.judge_change(changed, names, configured, gives_confidence)
 
     def _wake_worker(self) -> None:
         if self._worker is not None:

@@ -1,0 +1,59 @@
+"""Who executes the network: PyTorch a checkpoint (``pytorch``), ONNX Runtime a user's own file (``onnx_runtime``).
+
+Nothing here imports onnxruntime before an ONNX file is to run.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+MULTIPLE = 8
+"""Sides of a network's input are multiples of this, unless its file fixes them."""
+
+
+class Runtime(ABC):
+    """A network that is ready to run on a device.
+
+    Attributes:
+        device: where the network computes: "cpu", "cuda" or "cuda:N".
+        tensor_device: where it takes its input and leaves its output.
+        precision: "fp32", "fp16" or "bf16", of its input.
+        dtype: the same for torch.
+        fixed_size: the one (height, width) of its input; None if it takes any.
+        one_by_one: it takes no more than one image at once.
+        gives_ids: it decides for itself: class ids come out, so nothing is known of their probability.
+    """
+
+    device: str
+    tensor_device: str
+    precision: str
+    dtype: torch.dtype
+    fixed_size: tuple[int, int] | None = None
+    one_by_one: bool = False
+    gives_ids: bool = False
+
+    @abstractmethod
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Run the network.
+
+        Args:
+            batch: [B, 3, h, w] of ``dtype`` on ``tensor_device``, normalised as the contract says.
+
+        Returns:
+            logits [B, C, h, w], or ids uint8 [B, h', w'] of the label map or 255 if ``gives_ids``.
+        """
+
+
+def parse_device(wish: str) -> tuple[str, int]:
+    """Kind and number of a device: ("cpu", 0) or ("cuda", N).
+
+    Raises:
+        ValueError: if the wish is not "cpu", "cuda" or "cuda:N".
+    """
+    kind, colon, number = wish.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not number.isdigit())):
+        raise ValueError(f"device '{wish}' is not one of auto, cpu, cuda, cuda:N")
+    return kind, int(number or 0)
