@@ -14,32 +14,50 @@ from rich.console import Console
 app = typer.Typer(help="Train, check and run the networks of drive_seg.", no_args_is_help=True, add_completion=False)
 _screen = Console(stderr=True)
 
-Checkpoint = Annotated[str, typer.Argument(help="A .safetensors file, or the name of a model of the package.")]
+MODEL = "A .safetensors file, an .onnx file with <name>.contract.yaml beside it, or the name of a model of the package."
+Checkpoint = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as JSON; - is standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
 InputSize = Annotated[
     str | None,
-    typer.Option(help="HEIGHTxWIDTH whose pixel count the network sees; the checkpoint's if left out."),
+    typer.Option(help="HEIGHTxWIDTH whose pixel count the network sees; the model's own if left out."),
 ]
 
 
 @app.command()
-def networks(output: Json = None) -> None:
-    """List the networks, their options and parameters at 19 classes."""
-    from drive_seg import networks as rooms
+def networks(
+    system: Annotated[
+        str | None, typer.Argument(help="A network, or a part of a system's name; all if left out.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of the image; 360x640, with --paper-rules 1024x1024.")
+    ] = None,
+    classes: Annotated[
+        int, typer.Option(min=6, help="Number of classes; FBNet takes five of them for background.")
+    ] = 19,
+    paper_rules: Annotated[bool, typer.Option("--paper-rules", help="Count as Table 2 of FBNet's paper does.")] = False,
+    output: Json = None,
+) -> None:
+    """List the systems of the papers: options, parameters, multiply-accumulates, the paper's figure.
 
-    rows = []
-    for name in rooms.names():
-        network = rooms.build(name, 19).eval()
-        aside = tuple(f"{branch}." for branch in getattr(network, "training_only", ()))
-        count = sum(p.numel() for key, p in network.named_parameters() if not key.startswith(aside))
-        rows.append({"name": name, "parameters": count, "options": rooms.catalog.options(name)})
+    Parameters are those of inference; what training has on top stands below them. Multiply-accumulates are of one
+    image at inference: convolutions and matrix products by torch's own counter, halved. --paper-rules counts what
+    modules do as FBNet's paper counts its "FLOPs": convolutions with biases, Batch Norm 2 per element, ReLU 1, pooling
+    1 per input element, and FBNet's heads, which inference does not run.
+    """
+    from drive_seg.network_table import as_table, options_text
+    from drive_seg.networks import catalog, systems
+
+    pixels = _size(size) or (systems.PAPER_SIZE if paper_rules else (360, 640))
+    if min(pixels) < 64:
+        raise ValueError(f"size {size} is below 64 x 64 pixels, the least that every network takes")
+    rows = list(systems.measure(systems.find(system), pixels, classes, paper_rules))
     _print_json(rows, output)
     if output is None:
-        for row in rows:
-            options = ", ".join(f"{k}={v}" for k, v in row["options"].items())
-            typer.echo(f"{row['name']}: {row['parameters']:,} parameters at 19 classes; options: {options}")
+        Console().print(as_table(rows, paper_rules))
+        if system in catalog.names():
+            typer.echo(options_text(system, catalog.options(system)))
 
 
 @app.command()
@@ -75,7 +93,7 @@ def evaluate(
     precision: Precision = "auto",
     output: Json = None,
 ) -> None:
-    """Score a checkpoint on a labelled dataset: IoU per class, mIoU, pixel accuracy."""
+    """Score a model on a labelled dataset: IoU per class, mIoU, pixel accuracy."""
     import yaml
 
     from drive_seg.segmenter import Segmenter
@@ -99,7 +117,7 @@ def evaluate(
 def segment(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder, a video, a bag or synth:...")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder, or a .mp4 file.")],
-    model: Annotated[str, typer.Option(help="A .safetensors file, or the name of a model.")] = "dsnet_synth19",
+    model: Annotated[str, typer.Option(help=MODEL)] = "dsnet_synth19",
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the mask in overlays.")] = 0.5,
     input_size: InputSize = None,
     device: Device = "auto",
@@ -142,16 +160,24 @@ def synth(
 
 @app.command()
 def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
-    """Print what a checkpoint says of itself, after checking its hash."""
+    """Print a model's contract and hash, after checking its hash, or an ONNX file against its contract."""
     from drive_seg import checkpoint as files
+    from drive_seg.runtimes import onnx_file, onnx_runtime
 
-    loaded = files.load(files.find_model(checkpoint))
-    count = sum(tensor.numel() for tensor in loaded.tensors.values())
-    _print_json({"sha256": loaded.sha256, "values": count, **loaded.contract.to_dict()}, output)
+    path = files.find_model(checkpoint)
+    if onnx_file.is_onnx(path):
+        loaded = onnx_file.read(path)
+        onnx_runtime.OnnxRuntime(loaded, device="cpu")
+        about, size = {}, f"bytes: {len(loaded.model) + sum(map(len, loaded.weights.values())):,}"
+    else:
+        loaded = files.load(path)
+        count = sum(tensor.numel() for tensor in loaded.tensors.values())
+        about, size = {"values": count}, f"values: {count:,} in {len(loaded.tensors)} tensors"
+    _print_json({"sha256": loaded.sha256, **about, **loaded.contract.to_dict()}, output)
     if output is None:
         import yaml
 
-        typer.echo(f"{loaded.path}\nsha256: {loaded.sha256}\nvalues: {count:,} in {len(loaded.tensors)} tensors")
+        typer.echo(f"{loaded.path}\nsha256: {loaded.sha256}\n{size}")
         typer.echo(yaml.safe_dump(loaded.contract.to_dict(), sort_keys=False, default_flow_style=None, width=110))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -16,10 +17,10 @@ from drive_seg.labels import CAMVID11, CITYSCAPES19
 from drive_seg.segmenter import Segmenter
 
 
-def drive_seg(*arguments, expect=0):
+def drive_seg(*arguments, expect=0, columns=120):
     """Run ``drive-seg`` and return its result; the exit code must be the expected one."""
     command = [sys.executable, "-m", "drive_seg.cli", *map(str, arguments)]
-    environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "COLUMNS": str(columns), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert result.returncode == expect, result.stdout + result.stderr
     return result
@@ -51,9 +52,42 @@ def test_help_names_every_command():
 
 
 def test_networks_as_json():
-    rows = json.loads(drive_seg("networks", "--json", "-").stdout)
-    dsnet = next(row for row in rows if row["name"] == "dsnet")
-    assert dsnet["parameters"] == 910_447 and "unpool" in dsnet["options"]
+    rows = json.loads(drive_seg("networks", "dsnet_1", "--size", "64x128", "--classes", 7, "--json", "-").stdout)
+    keys = {"name", "network", "options", "parameters", "multiply_accumulates", "size", "classes", "source", "note"}
+    assert all(keys | {"paper_parameters", "paper_multiply_accumulates"} <= set(row) for row in rows)
+    assert {row["network"] for row in rows} == {"dsnet"}
+    row = next(row for row in rows if row["name"] == "dsnet_1.5")
+    assert row["options"] == {"size": "1.5"} and row["size"] == [64, 128] and row["classes"] == 7
+    assert row["parameters"] == 1_364_847 - 12 * 16 * 4 and row["paper_parameters"] == 1_360_000
+
+
+def test_networks_by_the_rules_of_fbnets_table_2():
+    text = drive_seg("networks", "_r50", "--paper-rules").stdout
+    assert "1024 x 1024 pixels" in text
+    for figure in ("540.78", "541.54", "760.44", "761.20"):
+        assert re.search(rf" {figure} +{figure} G", text), "our count beside the paper's"
+    assert len(re.findall(r"\+ 43,036 +\+ 0\.76 ", text)) == 2
+
+
+def test_networks_as_a_table_for_100_columns():
+    text = drive_seg("networks", "dsnet", columns=100).stdout
+    assert max(map(len, text.splitlines()[:-1])) <= 100
+    assert re.search(r"dsnet_add +1,152,159 +6\.52 +1\.15 M +DSNet Table 5", text)
+    assert re.search(r"dsnet_dw +875,159 +3\.89 +~ 0\.89 M", text) and "dsnet_dw: -1.7 %" in text
+    assert "Options of dsnet: size=1.0, unit=dsnet, shuffle=True" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--size", "big"], "size 'big' is not of the form HEIGHTxWIDTH"),
+        (["--size", "32x640"], "below 64 x 64 pixels"),
+        (["pidnet"], "no system has 'pidnet' in its name; the networks are: deeplabv3plus, dfn, dsnet"),
+    ],
+)
+def test_networks_refuses_with_one_sentence(arguments, complaint):
+    result = drive_seg("networks", *arguments, expect=1)
+    assert complaint in result.stderr.replace("\n", " ") and "Traceback" not in result.stderr
 
 
 def test_inspect_prints_the_contract(model):

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from drive_seg import checkpoint
+from drive_seg import checkpoint, networks
 from drive_seg.labels import CAMVID11, CITYSCAPES19
 from drive_seg.metrics import ConfusionMatrix
+from drive_seg.networks import systems
 from drive_seg.replay.sources import open_source
 from drive_seg.segmenter import Segmenter
 from drive_seg.synth import SynthDrive
@@ -32,6 +33,18 @@ def test_shipped_files_are_whole_small_and_described(name, checkout):
     assert f"{100 * score['miou']:.1f}" in card and loaded.sha256[:12] in card
     for class_name, iou in score["iou"].items():
         assert re.search(rf"\| {re.escape(class_name)} \| {100 * iou:.1f} \|", card), class_name
+
+
+def test_the_costs_in_the_readme_are_those_of_the_networks(checkout):
+    text = (checkout / "models" / "README.md").read_text()
+    printed = re.findall(r"^\| `(\S+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text, re.MULTILINE)
+    costs = {name: tuple(map(float, figures)) for name, *figures in printed}
+    assert {systems.BY_NAME[name].network for name in costs} == set(networks.names())
+    rows = [systems.BY_NAME[name] for name in costs]
+    small, large = systems.measure(rows, (360, 640)), systems.measure(rows, (1024, 1024))
+    for row, other in zip(small, large, strict=True):
+        counts = row["parameters"] / 1e6, row["multiply_accumulates"] / 1e9, other["multiply_accumulates"] / 1e9
+        assert costs[row["name"]] == tuple(round(count, 2) for count in counts), row["name"]
 
 
 def test_camvid_model_scores_on_val_what_its_file_says(shared_data):
