@@ -11,6 +11,9 @@ import numpy as np
 VOID = 255
 """The id of pixels that carry no label: never a class, never counted, painted black."""
 
+BACKGROUND = frozenset(("road", "sidewalk", "pavement", "building", "vegetation", "tree", "sky", "background"))
+"""The background classes of FBNet's footnote 1 as Cityscapes and CamVid call them, and PASCAL VOC's, in lower case."""
+
 RGB = tuple[int, int, int]
 
 
@@ -61,6 +64,13 @@ class LabelMap:
     def colorize(self, label: np.ndarray, order: str = "bgr") -> np.ndarray:
         """Paint a label image: uint8 [H, W] ids -> uint8 [H, W, 3] colours."""
         return np.take(self.palette(order), label, axis=0)
+
+    def foreground(self) -> tuple[int, ...]:
+        """The ids of what FBNet calls foreground: all but road, sidewalk, building, vegetation, sky, or a "background".
+
+        The five go by the names that Cityscapes and CamVid give them; a map that has none of them is all foreground.
+        """
+        return tuple(i for i, name in enumerate(self.names) if name.lower() not in BACKGROUND)
 
     def to_dict(self) -> dict[str, Any]:
         """The map as plain data, as it travels in checkpoints and on the ``label_map`` topic."""
@@ -203,7 +213,129 @@ CAMVID11 = LabelMap(
     ),
 )
 
-_LABEL_MAPS = {label_map.name: label_map for label_map in (CITYSCAPES19, CAMVID11)}
+CAMVID32 = LabelMap(
+    "camvid32",
+    (
+        "Animal",
+        "Archway",
+        "Bicyclist",
+        "Bridge",
+        "Building",
+        "Car",
+        "CartLuggagePram",
+        "Child",
+        "Column_Pole",
+        "Fence",
+        "LaneMkgsDriv",
+        "LaneMkgsNonDriv",
+        "Misc_Text",
+        "MotorcycleScooter",
+        "OtherMoving",
+        "ParkingBlock",
+        "Pedestrian",
+        "Road",
+        "RoadShoulder",
+        "Sidewalk",
+        "SignSymbol",
+        "Sky",
+        "SUVPickupTruck",
+        "TrafficCone",
+        "TrafficLight",
+        "Train",
+        "Tree",
+        "Truck_Bus",
+        "Tunnel",
+        "VegetationMisc",
+        "Void",
+        "Wall",
+    ),
+    (
+        (64, 128, 64),
+        (192, 0, 128),
+        (0, 128, 192),
+        (0, 128, 64),
+        (128, 0, 0),
+        (64, 0, 128),
+        (64, 0, 192),
+        (192, 128, 64),
+        (192, 192, 128),
+        (64, 64, 128),
+        (128, 0, 192),
+        (192, 0, 64),
+        (128, 128, 64),
+        (192, 0, 192),
+        (128, 64, 64),
+        (64, 192, 128),
+        (64, 64, 0),
+        (128, 64, 128),
+        (128, 128, 192),
+        (0, 0, 192),
+        (192, 128, 128),
+        (128, 128, 128),
+        (64, 128, 192),
+        (0, 0, 64),
+        (0, 64, 64),
+        (192, 64, 128),
+        (128, 128, 0),
+        (192, 128, 192),
+        (64, 0, 64),
+        (192, 192, 0),
+        (0, 0, 0),
+        (64, 192, 0),
+    ),
+)
+
+VOC21 = LabelMap(
+    "voc21",
+    (
+        "background",
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ),
+    (
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (128, 128, 0),
+        (0, 0, 128),
+        (128, 0, 128),
+        (0, 128, 128),
+        (128, 128, 128),
+        (64, 0, 0),
+        (192, 0, 0),
+        (64, 128, 0),
+        (192, 128, 0),
+        (64, 0, 128),
+        (192, 0, 128),
+        (64, 128, 128),
+        (192, 128, 128),
+        (0, 64, 0),
+        (128, 64, 0),
+        (0, 192, 0),
+        (128, 192, 0),
+        (0, 64, 128),
+    ),
+)
+
+_LABEL_MAPS = {label_map.name: label_map for label_map in (CITYSCAPES19, CAMVID11, CAMVID32, VOC21)}
 
 
 def label_map(name: str) -> LabelMap:

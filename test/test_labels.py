@@ -32,7 +32,7 @@ def test_colours_are_distinct_and_not_black():
 def test_round_trip_and_lookup():
     assert LabelMap.from_dict(CITYSCAPES19.to_dict()) == CITYSCAPES19
     assert label_map("camvid11") is CAMVID11
-    with pytest.raises(ValueError, match="camvid11, cityscapes19"):
+    with pytest.raises(ValueError, match="camvid11, camvid32, cityscapes19, voc21"):
         label_map("kitti")
 
 
