@@ -2,43 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from drive_seg.files import write_atomically
 from drive_seg.labels import VOID
 from drive_seg.training.datasets import Dataset
+from drive_seg.training.datasets.base import LabelledFiles
+
+T = TypeVar("T")
 
 
-def class_frequency(dataset: Dataset) -> np.ndarray:
-    """Each class's share of all labelled pixels, float64 [C], from the cache if the labels have not changed since.
+def class_counts(dataset: Dataset) -> np.ndarray:
+    """Labelled pixels of each class, float64 [C], from the cache if the labels have not changed since.
 
     The cache is a JSON file in the dataset's folder, or in the user's cache folder where that may not be written.
+
+    Raises:
+        ValueError: if a sample is broken.
     """
     fingerprint = dataset.fingerprint()
     cache = _cache_file(dataset, fingerprint)
     if cache is not None and (counts := _load(cache, fingerprint, dataset.label_map.num_classes)) is not None:
-        return counts / max(counts.sum(), 1)
+        return counts
     counts = count_classes(dataset)
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
         record = {"fingerprint": fingerprint, "names": dataset.label_map.names, "pixels": counts.tolist()}
-        write_atomically(cache, json.dumps(record, indent=1).encode())
-    return counts / max(counts.sum(), 1)
+        with contextlib.suppress(OSError):  # it saves time next time, no more
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cache, json.dumps(record, indent=1).encode())
+    return counts
 
 
 def count_classes(dataset: Dataset) -> np.ndarray:
     """Pixels of each class over the whole dataset, void left out, float64 [C] (exact up to 2^53)."""
+
+    def count(i: int) -> np.ndarray:
+        return np.bincount(dataset.read(i)[1].ravel(), minlength=256)
+
     counts = np.zeros(256, np.float64)
-    for i in track(range(len(dataset)), description="class statistics", transient=True):
-        counts += np.bincount(dataset.read(i)[1].ravel(), minlength=256)
+    for some in for_each_sample(dataset, count, "class statistics"):
+        counts += some
     counts[VOID] = 0
     return counts[: dataset.label_map.num_classes]
+
+
+def for_each_sample(dataset: Dataset, work: Callable[[int], T], description: str, progress: bool = True) -> Iterator[T]:
+    """``work(i)`` of each sample in order, under a progress bar; files are read by several threads at once."""
+    # Decoding leaves Python's lock. What is rendered or read from one bag is not made for several threads.
+    threads = min(8, os.cpu_count() or 1) if isinstance(dataset, LabelledFiles) else 1
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(work, range(len(dataset)))
+        yield from track(
+            results,
+            total=len(dataset),
+            description=description,
+            console=Console(stderr=True),
+            transient=True,
+            disable=not progress,
+        )
 
 
 def _cache_file(dataset: Dataset, fingerprint: str) -> Path | None:
@@ -57,6 +89,7 @@ def _load(cache: Path, fingerprint: str, num_classes: int) -> np.ndarray | None:
     try:
         record = json.loads(cache.read_text())
         counts = np.asarray(record["pixels"], np.float64)
+        fits = record["fingerprint"] == fingerprint and counts.shape == (num_classes,)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return counts if record["fingerprint"] == fingerprint and counts.shape == (num_classes,) else None
+    return counts if fits else None

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from drive_seg.labels import LabelMap
-from drive_seg.training.datasets.camvid import CamVid
+from drive_seg.training.datasets.bag import Bag
+from drive_seg.training.datasets.base import Fault
+from drive_seg.training.datasets.bdd100k import BDD100K
+from drive_seg.training.datasets.camvid import CamVid, CamVid32
+from drive_seg.training.datasets.cityscapes import Cityscapes
+from drive_seg.training.datasets.folder import Folder
 from drive_seg.training.datasets.synth import SynthSet
+from drive_seg.training.datasets.voc import PascalVOC
 
 
 class Sample(NamedTuple):
@@ -24,11 +30,14 @@ class Dataset(Protocol):
     """What every dataset has.
 
     ``label_map`` says what the ids mean; ``fingerprint()`` changes whenever the labels may have changed;
-    ``cache_folder`` is where figures about the data may be kept, or None; ``name_of(i)`` names a sample in messages.
+    ``cache_folder`` is where figures about the data may be kept, or None; ``name_of(i)`` names a sample in messages;
+    ``problems`` are files without a partner, which are no samples. ``read`` raises
+    :class:`~drive_seg.training.datasets.base.BrokenSample`.
     """
 
     label_map: LabelMap
     cache_folder: Path | None
+    problems: Sequence[Fault]
 
     def __len__(self) -> int: ...
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]: ...
@@ -36,7 +45,16 @@ class Dataset(Protocol):
     def fingerprint(self) -> str: ...
 
 
-_DATASETS: dict[str, Callable[..., Dataset]] = {"camvid": CamVid, "synth": SynthSet}
+_DATASETS: dict[str, Callable[..., Dataset]] = {
+    "bag": Bag,
+    "bdd100k": BDD100K,
+    "camvid": CamVid,
+    "camvid32": CamVid32,
+    "cityscapes": Cityscapes,
+    "folder": Folder,
+    "synth": SynthSet,
+    "voc": PascalVOC,
+}
 
 
 def names() -> list[str]:
@@ -50,6 +68,16 @@ def open_dataset(name: str, **arguments: object) -> Dataset:
     Raises:
         ValueError: for an unknown name, arguments it does not take, or data that is missing or broken.
     """
+    dataset = open_unchecked(name, **arguments)
+    if dataset.problems:
+        more = len(dataset.problems) - 1
+        rest = f" ({more} more have no partner; `drive-seg train RECIPE --check` names them)" if more else ""
+        raise ValueError(f"{dataset.problems[0]}{rest}")
+    return dataset
+
+
+def open_unchecked(name: str, **arguments: object) -> Dataset:
+    """As :func:`open_dataset`, but files without a partner are left out and stand in ``problems``."""
     if name not in _DATASETS:
         raise ValueError(f"no dataset is called '{name}'; there are: {', '.join(names())}")
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from drive_seg.labels import CITYSCAPES19
+from drive_seg.training.datasets.base import Fault
 
 
 class SynthSet:
@@ -25,6 +26,7 @@ class SynthSet:
 
     label_map = CITYSCAPES19
     cache_folder: Path | None = None
+    problems: tuple[Fault, ...] = ()
 
     def __init__(self, seeds: tuple[int, int], frames: int, step: int = 10, size: tuple[int, int] = (640, 360)) -> None:
         self._seeds = range(*seeds)

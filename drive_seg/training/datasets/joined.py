@@ -1,0 +1,83 @@
+"""Several datasets as one: their ids become the run's classes and groups of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from drive_seg.labels import LabelMap
+from drive_seg.training.datasets.meanings import known_meaning
+from drive_seg.training.targets import translation
+
+
+class Joined:
+    """Datasets one after the other, each ``repeat`` times, with labels in the run's targets.
+
+    Args:
+        label_map: the classes of the run.
+        members: (dataset, how often, meaning of its classes where the names differ; see
+            :func:`~drive_seg.training.targets.translation`).
+        groups: the groups so far, which this appends to.
+
+    Raises:
+        ValueError: if a class of a dataset has no counterpart.
+    """
+
+    def __init__(
+        self,
+        label_map: LabelMap,
+        members: Sequence[tuple[Any, int, dict[str, list[str]]]],
+        groups: list[tuple[int, ...]],
+    ) -> None:
+        self.label_map, self.groups = label_map, groups
+        self._places: list[tuple[int, int]] = []
+        self._sets, self._tables = [], []
+        for number, (dataset, repeat, meaning) in enumerate(members):
+            self._sets.append(dataset)
+            self._tables.append(table_of(dataset.label_map, label_map, meaning, groups))
+            self._places += [(number, i) for i in range(len(dataset))] * repeat
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image uint8 BGR [H, W, 3] and label uint8 [H, W], ids of the run's targets, of sample i."""
+        number, place = self._places[i]
+        image, label = self._sets[number].read(place)
+        table = self._tables[number]
+        return image, label if table is None else table[label]
+
+    def place(self, i: int) -> tuple[int, int]:
+        """(number of the dataset, sample within it) of sample i: equal for repeated ones."""
+        return self._places[i]
+
+    def name_of(self, i: int) -> str:
+        number, place = self._places[i]
+        return self._sets[number].name_of(place)
+
+    def counts(self, count_ids: Any) -> np.ndarray:
+        """Pixels of each target, float64 [256], repeats included; ``count_ids(dataset)`` counts a dataset's own ids."""
+        total = np.zeros(256, np.float64)
+        for number, (dataset, table) in enumerate(zip(self._sets, self._tables, strict=True)):
+            own = count_ids(dataset)
+            repeats = sum(place == (number, 0) for place in self._places)
+            ids = np.arange(len(own)) if table is None else table[: len(own)]
+            np.add.at(total, ids, own * repeats)
+        return total
+
+
+def table_of(
+    source: LabelMap, target: LabelMap, meaning: dict[str, list[str]], groups: list[tuple[int, ...]]
+) -> np.ndarray | None:
+    """The table from a dataset's ids to the run's targets, uint8 [256], or None where they are the same.
+
+    ``meaning`` goes before what is known of the two label maps. New groups are appended to ``groups``.
+
+    Raises:
+        ValueError: if a class of the dataset has no counterpart.
+    """
+    if source == target and not meaning:
+        return None
+    return translation(source, target, {**known_meaning(source.name, target.name), **meaning}, groups)
