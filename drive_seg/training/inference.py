@@ -1,0 +1,138 @@
+"""How evaluation labels an image: as on the vehicle, or with more effort (several scales, flip, sliding window)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drive_seg.segmenter import MULTIPLE, Segmenter, Size
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What is averaged into an image's probabilities.
+
+    Attributes:
+        scales: factors of the size in which the network sees the image by itself (its sides are then rounded to
+            multiples of 8).
+        flip: each scale also mirrored.
+        window: (height, width) of windows that slide over the scaled image, in the network's pixels; None shows the
+            network the whole image. A smaller image is padded with the mean colour to the right and below.
+        stride: step from one window to the next in parts of the window, rounded up to whole pixels. The last window
+            of a row or column ends with the image.
+
+    Raises:
+        ValueError: if a value makes no sense.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: Size | None = None
+    stride: float = 2 / 3
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"scales {list(self.scales)} are not one or more numbers above 0")
+        if self.window is not None and (min(self.window) < MULTIPLE or any(side % MULTIPLE for side in self.window)):
+            raise ValueError(f"window {tuple(self.window)} is not (height, width) in multiples of {MULTIPLE} pixels")
+        if not 0 < self.stride <= 1:
+            raise ValueError(f"stride {self.stride} is not above 0 and at most 1")
+
+    @property
+    def as_on_the_vehicle(self) -> bool:
+        return self == Inference(stride=self.stride)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; ``stride`` only with a window."""
+        data: dict[str, Any] = {"scales": list(self.scales), "flip": self.flip}
+        if self.window is not None:
+            data |= {"window": list(self.window), "stride": self.stride}
+        return data
+
+
+class Labeller:
+    """``labeller(image)`` is the label uint8 [H, W] of an image uint8 BGR [H, W, 3].
+
+    With nothing to average it is the Segmenter's own, pixel for pixel. Otherwise the softmax probabilities are averaged
+    in float32 over windows where these overlap, brought to the image's size (bilinear), averaged over scales and
+    mirror images, and the most probable class is taken.
+
+    Args:
+        segmenter: whose network, input size and normalisation are used.
+        inference: what to average.
+
+    Raises:
+        ValueError: if there is something to average, and the model gives no probabilities or fixes its input's size.
+    """
+
+    def __init__(self, segmenter: Segmenter, inference: Inference) -> None:
+        self._segmenter, self._inference = segmenter, inference
+        if inference.as_on_the_vehicle:
+            return
+        if not segmenter.gives_confidence:
+            raise ValueError("the model gives class ids and no probabilities: nothing can be averaged over")
+        if segmenter.network_size(8, 800) == segmenter.network_size(800, 8):
+            raise ValueError("the model's file fixes the size of its input: scales, flip and window need a free one")
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        if self._inference.as_on_the_vehicle:
+            return self._segmenter(image).label
+        return self.probabilities(image).argmax(0).to(torch.uint8).cpu().numpy()
+
+    @torch.inference_mode()
+    def probabilities(self, image: np.ndarray) -> Tensor:
+        """The averaged probabilities, float32 [C, H, W], of an image uint8 BGR [H, W, 3]."""
+        size = self._segmenter.network_size(*image.shape[:2])
+        total: Tensor | None = None
+        for scale in self._inference.scales:
+            pixels = self._segmenter._prepare(image, _scaled(size, scale))
+            for flipped in (False, True) if self._inference.flip else (False,):
+                p = self._seen(pixels.flip(-1)).flip(-1) if flipped else self._seen(pixels)
+                p = _to_size(p, image.shape[:2])
+                total = p if total is None else total + p
+        return total[0] / (len(self._inference.scales) * (1 + self._inference.flip))
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """Probabilities of a prepared image, whole or window by window: [1, 3, h, w] -> float32 [1, C, h, w]."""
+        window = self._inference.window
+        if window is None:
+            return self._softmax(pixels)
+        height, width = pixels.shape[-2:]
+        # 0 is the mean colour in what the network sees
+        padded = F.pad(pixels, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+        total = torch.zeros((1, self._segmenter.label_map.num_classes, *padded.shape[-2:]), device=pixels.device)
+        times = torch.zeros(padded.shape[-2:], device=pixels.device)
+        for top in _starts(padded.shape[-2], window[0], self._inference.stride):
+            for left in _starts(padded.shape[-1], window[1], self._inference.stride):
+                here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+                total[here] += self._softmax(padded[here])
+                times[here] += 1
+        return (total / times)[..., :height, :width]
+
+    def _softmax(self, pixels: Tensor) -> Tensor:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        return self._segmenter._network(pixels).float().softmax(1)
+
+
+def _scaled(size: Size, scale: float) -> Size:
+    """The size times the scale, in multiples of 8."""
+    height, width = (max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in size)
+    return height, width
+
+
+def _starts(length: int, window: int, stride: float) -> list[int]:
+    """Where windows begin along one side; the last one ends with it."""
+    step = math.ceil(window * stride)
+    return [*range(0, length - window, step), length - window]
+
+
+def _to_size(probabilities: Tensor, size: Size) -> Tensor:
+    if probabilities.shape[-2:] == size:
+        return probabilities
+    return F.interpolate(probabilities, size, mode="bilinear", align_corners=False)
