@@ -158,12 +158,46 @@ def test_evaluate_scores_at_label_resolution(model, tmp_path):
     assert "traffic light" in drive_seg("evaluate", model, *options).stdout
 
 
-def test_evaluate_refuses_other_classes(model, tmp_path):
-    for name in ("images", "labels"):
-        (tmp_path / "val" / name).mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / "val" / name / "a.png"), np.zeros((48, 64), np.uint8))
-    result = drive_seg("evaluate", model, "--dataset", "camvid", "--root", tmp_path, "--split", "val", expect=1)
-    assert "knows the classes of 'cityscapes19', the dataset those of 'camvid11'" in result.stderr.replace("\n", " ")
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A folder of two images with labels, ids of the 19 classes."""
+    root = tmp_path_factory.mktemp("labelled")
+    rng = np.random.default_rng(7)
+    for name, values in (("images", (40, 60, 3)), ("labels", (40, 60))):
+        (root / name).mkdir()
+        for stem in "ab":
+            picture = rng.integers(0, 11, values, dtype=np.uint8)
+            cv2.imwrite(str(root / name / f"{stem}.png"), picture)
+    return root
+
+
+def test_evaluate_a_folder_with_more_effort_and_a_page(model, labelled, tmp_path):
+    effort = ["--scales", "0.5, 1", "--flip", "--window", "32x48", "--stride", "3/4", "--worst", 1]
+    paths = ["--json", tmp_path / "r.json", "--page", tmp_path / "page"]
+    result = drive_seg("evaluate", model, "--dataset", "folder", "--root", labelled, *effort, *paths)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["inference"] == {"scales": [0.5, 1.0], "flip": True, "window": [32, 48], "stride": 0.75}
+    assert report["label_map"] == report["dataset_label_map"] == "cityscapes19" and report["images"] == 2
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "index.html" in result.stderr and "<title>m on folder</title>" in page and page.count("<img") == 4
+
+
+def test_evaluate_translates_known_classes_and_says_so(model, labelled):
+    arguments = ["evaluate", model, "--dataset", "folder", "--root", labelled, "--option", "classes=camvid11"]
+    shown = " ".join(drive_seg(*arguments).stdout.split())
+    assert "car/truck/bus/train" in shown and "The labels have the classes of camvid11" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--option", "classes=[lion,tiger]"], "knows the classes of 'cityscapes19', the dataset those of 'classes'"),
+        (["--scales", "1,1/0"], "scale '1/0' is not a number"),
+    ],
+)
+def test_evaluate_refuses_with_one_sentence(model, labelled, arguments, complaint):
+    result = drive_seg("evaluate", model, "--dataset", "folder", "--root", labelled, *arguments, expect=1)
+    assert complaint in result.stderr.replace("\n", " ") and "Traceback" not in result.stderr
 
 
 def test_synth_writes_images_with_labels(tmp_path):

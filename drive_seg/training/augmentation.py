@@ -8,6 +8,8 @@ import numpy as np
 from drive_seg.labels import VOID
 from drive_seg.training.recipe import Augmentation
 
+_TRIES = 10
+
 
 class Augment:
     """Scale, crop with padding, flip, then colour: (image, label) of any size -> (image, label) of the crop size.
@@ -18,10 +20,18 @@ class Augment:
     def __init__(self, crop: tuple[int, int], settings: Augmentation) -> None:
         self.crop, self.settings = crop, settings
 
-    def __call__(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 BGR [H, W, 3] and uint8 [H, W] -> the same kinds at (height, width) = ``crop``, C-contiguous."""
+    def __call__(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, focus: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 BGR [H, W, 3] and uint8 [H, W] -> the same kinds at (height, width) = ``crop``, C-contiguous.
+
+        ``focus`` is an id that the label holds: the window is then centred on one of its pixels, as far as the image
+        reaches.
+        """
+        places = None if focus is None else _relative_places(label, focus)
         image, label = self._scale(image, label, rng)
-        image, label = random_crop(image, label, self.crop, rng)
+        window = self._window(label, rng, places)
+        image, label = cut(image, label, window, self.crop)
         if rng.random() < self.settings.flip:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         if rng.random() < self.settings.photometric:
@@ -29,22 +39,59 @@ class Augment:
         return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
     def _scale(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        smallest, largest = self.settings.scale
-        # uniform in the logarithm: halving is as likely as doubling
-        factor = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
+        if self.settings.scales:
+            factor = self.settings.scales[rng.integers(len(self.settings.scales))]
+        else:
+            smallest, largest = self.settings.scale
+            # uniform in the logarithm: halving is as likely as doubling
+            factor = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
         stretch = float(np.exp(rng.uniform(-1, 1) * np.log1p(self.settings.aspect) / 2))
         height, width = label.shape
         size = (max(1, round(width * factor * stretch)), max(1, round(height * factor / stretch)))
         smooth = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         return cv2.resize(image, size, interpolation=smooth), cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
 
+    def _window(self, label: np.ndarray, rng: np.random.Generator, places: np.ndarray | None) -> tuple[int, int]:
+        """(top, left) of a window; one that a single class fills is drawn anew, the last try is taken as it is."""
+        for _ in range(_TRIES):
+            centre = None if places is None else places[rng.integers(len(places))] * label.shape
+            top, left = (
+                _offset(have, want, rng, None if centre is None else centre[axis])
+                for axis, (have, want) in enumerate(zip(label.shape, self.crop, strict=True))
+            )
+            inside = label[max(top, 0) : top + self.crop[0], max(left, 0) : left + self.crop[1]]
+            if self.settings.max_class_share >= 1 or largest_share(inside) <= self.settings.max_class_share:
+                break
+        return top, left
+
+
+def _relative_places(label: np.ndarray, focus: int) -> np.ndarray:
+    """The pixels of an id as parts of height and width, float64 [N, 2]."""
+    places = np.argwhere(label == focus)
+    if not len(places):
+        raise ValueError(f"the label holds no pixel of id {focus}")
+    return (places + 0.5) / label.shape
+
+
+def largest_share(label: np.ndarray) -> float:
+    """The largest share that one id has of the labelled pixels; 1 where none is labelled."""
+    counts = np.bincount(label.ravel(), minlength=256)[:VOID]
+    return float(counts.max() / counts.sum()) if counts.any() else 1.0
+
 
 def random_crop(
     image: np.ndarray, label: np.ndarray, crop: tuple[int, int], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A window of (height, width) at a random place; what lies outside the image is mean colour and void."""
-    height, width = label.shape
-    top, left = (_offset(have, want, rng) for have, want in zip((height, width), crop, strict=True))
+    top, left = (_offset(have, want, rng) for have, want in zip(label.shape, crop, strict=True))
+    return cut(image, label, (top, left), crop)
+
+
+def cut(
+    image: np.ndarray, label: np.ndarray, window: tuple[int, int], crop: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The window of (height, width) = ``crop`` at (top, left); what lies outside the image is mean colour and void."""
+    (top, left), (height, width) = window, label.shape
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + crop[0], height), min(left + crop[1], width)
     inside = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
@@ -55,10 +102,37 @@ def random_crop(
     return image_out, label_out
 
 
-def _offset(have: int, want: int, rng: np.random.Generator) -> int:
-    """Where the window starts: inside the image where it fits, else the image lies somewhere inside the window."""
+def _offset(have: int, want: int, rng: np.random.Generator, centre: float | None = None) -> int:
+    """Where the window starts: inside the image where it fits, else the image lies somewhere inside the window.
+
+    ``centre`` is where the middle of a window that fits should be, as far as the image reaches.
+    """
     spare = have - want
-    return int(rng.integers(0, spare + 1)) if spare >= 0 else -int(rng.integers(0, -spare + 1))
+    if spare < 0:
+        return -int(rng.integers(0, -spare + 1))
+    if centre is None:
+        return int(rng.integers(0, spare + 1))
+    return int(np.clip(int(centre) - want // 2, 0, spare))
+
+
+def patch_windows(size: tuple[int, int], patch: tuple[int, int], grid: tuple[int, int]) -> list[tuple[slice, slice]]:
+    """Evenly spread, overlapping windows that together cover an image, row by row (DSNet, section IV.B.3).
+
+    Args:
+        size: (height, width) of the image.
+        patch: (height, width) of a window; as large as the image where that is smaller.
+        grid: (rows, columns).
+
+    Raises:
+        ValueError: if the windows leave a gap.
+    """
+    if any(count * want < have for have, want, count in zip(size, patch, grid, strict=True)):
+        raise ValueError(f"{grid[0]} x {grid[1]} patches of {patch} leave gaps in an image of {size}")
+    starts = [
+        [round(i * max(have - want, 0) / max(count - 1, 1)) for i in range(count)]
+        for have, want, count in zip(size, patch, grid, strict=True)
+    ]
+    return [(slice(y, y + patch[0]), slice(x, x + patch[1])) for y in starts[0] for x in starts[1]]
 
 
 def jitter_colour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -2,91 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from drive_seg.labels import LabelMap
-from drive_seg.training.augmentation import Augment
+from drive_seg.labels import label_map
+from drive_seg.training.augmentation import Augment, patch_windows
 from drive_seg.training.datasets import Dataset, open_dataset
-from drive_seg.training.recipe import Recipe
-from drive_seg.training.statistics import class_frequency
+from drive_seg.training.datasets.joined import Joined
+from drive_seg.training.recipe import Patches, Recipe, Source
+from drive_seg.training.sampling import NO_FOCUS, ClassUniform, Draw, EpochOrder, ids_present
+from drive_seg.training.statistics import class_counts
+from drive_seg.training.targets import Targets
+
+_GIB = 2**30
+
+
+class Samples(Protocol):
+    """Anything with samples: image uint8 BGR [H, W, 3] and label uint8 [H, W]."""
+
+    def __len__(self) -> int: ...
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class InMemory:
-    """A dataset decoded once and kept, so that no epoch waits for the disk.
+    """Joined datasets decoded once and kept, so that no epoch waits for the disk.
 
-    It has the members of :class:`~drive_seg.training.datasets.Dataset` that reading needs.
+    Args:
+        dataset: to read from.
+        limit: bytes that may be kept; samples beyond it are read whenever they are asked for.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.label_map = dataset.label_map
-        steps = track(range(len(dataset)), description="reading images", transient=True)
-        self._samples = [dataset.read(i) for i in steps]
+    def __init__(self, dataset: Joined, limit: float = float("inf")) -> None:
+        self._dataset = dataset
+        self._samples: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self.bytes = 0
+        quiet = rank_zero_only.rank != 0
+        for i in track(range(len(dataset)), description="reading images", transient=True, disable=quiet):
+            if self.bytes >= limit:
+                break
+            place = dataset.place(i)
+            if place not in self._samples:
+                self._samples[place] = image, label = dataset.read(i)
+                self.bytes += image.nbytes + label.nbytes
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._dataset)
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._samples[i]
+        kept = self._samples.get(self._dataset.place(i))
+        return self._dataset.read(i) if kept is None else kept
+
+
+class Patched:
+    """Each image as its overlapping patches, which follow one another."""
+
+    def __init__(self, samples: Samples, patches: Patches) -> None:
+        self._samples, self._patches = samples, patches
+        self._count = patches.grid[0] * patches.grid[1]
+
+    def __len__(self) -> int:
+        return len(self._samples) * self._count
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        image, label = self._samples.read(i // self._count)
+        window = patch_windows(label.shape, self._patches.size, self._patches.grid)[i % self._count]
+        return image[window], label[window]
 
 
 class Batches(TorchDataset):
     """Samples as tensors: image uint8 BGR [3, H, W], label uint8 [H, W], augmented if ``augment`` is given.
 
-    Items are asked for by (epoch, index), and the random numbers of one depend on these two and the seed alone:
-    workers and resuming change nothing.
+    Items are asked for by :class:`Draw`, and the random numbers of one depend on its epoch and number and on the seed
+    alone: workers, devices and resuming change nothing.
     """
 
-    def __init__(self, samples: InMemory, augment: Augment | None, seed: int) -> None:
+    def __init__(self, samples: Samples, augment: Augment | None, seed: int) -> None:
         self.samples, self.augment, self.seed = samples, augment, seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, epoch_and_index: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, i = epoch_and_index
-        image, label = self.samples.read(i)
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        image, label = self.samples.read(draw.index)
         if self.augment is not None:
-            image, label = self.augment(image, label, np.random.default_rng((self.seed, epoch, i)))
+            rng = np.random.default_rng((self.seed, draw.epoch, draw.number))
+            image, label = self.augment(image, label, rng, None if draw.focus == NO_FOCUS else draw.focus)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
-
-
-class EpochOrder(Sampler[tuple[int, int]]):
-    """(epoch, index) of each sample once, in an order drawn from seed and epoch, or as they are without a seed.
-
-    The trainer calls ``set_epoch`` before each epoch.
-    """
-
-    def __init__(self, length: int, seed: int | None = None) -> None:
-        self.length, self.seed, self.epoch = length, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
-        if self.seed is not None:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        return ((self.epoch, int(i)) for i in order)
 
 
 class SegmentationData(lightning.LightningDataModule):
     """Training and validation batches of a recipe.
 
     Attributes:
-        label_map: what the ids mean.
-        frequency: float64 [C], class shares of the training labels.
+        targets: what the ids of the labels mean, and their shares in the training labels.
 
     Raises:
         ValueError: if a dataset is unknown or broken, or smaller than one batch.
@@ -95,34 +111,50 @@ class SegmentationData(lightning.LightningDataModule):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self._train_set = open_dataset(recipe.data.dataset, **recipe.data.train)
-        self._val_set = open_dataset(recipe.data.dataset, **recipe.data.val)
+        train, val = ([(_open(s), s.repeat, s.meaning) for s in part] for part in (recipe.data.train, recipe.data.val))
+        first: Dataset = train[0][0]
+        classes = first.label_map if recipe.data.label_map is None else label_map(recipe.data.label_map)
+        groups: list[tuple[int, ...]] = []
+        self._train_set, self._val_set = Joined(classes, train, groups), Joined(classes, val, groups)
         if self.steps_per_epoch < 1:
             size = recipe.data.batch_size
             raise ValueError(f"{len(self._train_set)} training images do not fill one batch of {size}")
-        self.label_map: LabelMap = self._train_set.label_map
-        self.frequency = class_frequency(self._train_set)
+        counts = self._train_set.counts(class_counts)[: classes.num_classes + len(groups)]
+        self.targets = Targets(classes, tuple(groups), counts / max(counts.sum(), 1))
         self._train: Batches | None = None
         self._val: Batches | None = None
+        self._by_class: ClassUniform | None = None
 
     def setup(self, stage: str) -> None:
-        if self._train is None:
-            augment = Augment(self.recipe.data.crop, self.recipe.augmentation)
-            self._train = Batches(InMemory(self._train_set), augment, self.recipe.seed)
-            self._val = Batches(InMemory(self._val_set), None, self.recipe.seed)
+        if self._train is not None:
+            return
+        recipe, limit = self.recipe, self.recipe.data.cache_gib * _GIB
+        images = InMemory(self._train_set, limit)
+        patches = recipe.augmentation.patches
+        samples = images if patches is None else Patched(images, patches)
+        if recipe.data.class_uniform:
+            self._by_class = ClassUniform(ids_present(samples), recipe.data.class_uniform)
+        self._train = Batches(samples, Augment(recipe.data.crop, recipe.augmentation), recipe.seed)
+        self._val = Batches(InMemory(self._val_set, limit - images.bytes), None, recipe.seed)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of one epoch; the last, smaller one is left out, since Batch Norm would weigh it like the others."""
-        return len(self._train_set) // self.recipe.data.batch_size
+        """Optimiser steps of one epoch; the last, smaller batch is left out, since Batch Norm would weigh it alike."""
+        patches = self.recipe.augmentation.patches
+        count = 1 if patches is None else patches.grid[0] * patches.grid[1]
+        return len(self._train_set) * count // self.recipe.data.batch_size
 
     def train_dataloader(self) -> DataLoader:
-        order = EpochOrder(len(self._train), self.recipe.seed)
-        return self._loader(self._train, order, batch_size=self.recipe.data.batch_size, drop_last=True)
+        recipe = self.recipe
+        order = EpochOrder(len(self._train), recipe.seed, recipe.data.batch_size, self._device(), self._by_class)
+        return self._loader(self._train, order, batch_size=recipe.part_size)
 
     def val_dataloader(self) -> DataLoader:
         # one by one: images of a set may differ in size
-        return self._loader(self._val, EpochOrder(len(self._val)), batch_size=1)
+        return self._loader(self._val, EpochOrder(len(self._val), device=self._device()), batch_size=1)
+
+    def _device(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader(self, samples: Batches, order: EpochOrder, **arguments: Any) -> DataLoader:
         workers = self.recipe.data.workers
@@ -134,3 +166,7 @@ class SegmentationData(lightning.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             **arguments,
         )
+
+
+def _open(source: Source) -> Dataset:
+    return open_dataset(source.dataset, **source.arguments)

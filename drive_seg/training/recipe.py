@@ -28,76 +28,162 @@ class Network(_Part):
     pretrained: Path | None = None
 
 
+class Patches(_Part):
+    """Windows of ``size`` (height, width) that overlap and cover an image, ``grid`` (rows, columns) of them."""
+
+    size: tuple[int, int]
+    grid: tuple[int, int]
+
+    @model_validator(mode="after")
+    def _positive(self) -> Patches:
+        if min(*self.size, *self.grid) < 1:
+            raise ValueError("size and grid must each be two numbers of 1 or more")
+        return self
+
+
 class Augmentation(_Part):
     """Random variation of training images.
 
-    ``scale``: the factor's range; ``aspect``: largest relative change of the sides' ratio; ``flip``, ``photometric``:
-    probabilities.
+    ``scale``: the factor's range; ``scales``: the factors to choose from instead, each as likely; ``aspect``: largest
+    relative change of the sides' ratio; ``flip``, ``photometric``: probabilities; ``max_class_share``: a window is
+    drawn anew, up to ten times, while a single class has more than this share of its labelled pixels; ``patches``: cut
+    each image into these first, each a sample of its own.
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
+    scales: tuple[float, ...] = ()
     aspect: float = Field(0.0, ge=0, le=1)
     flip: float = Field(0.5, ge=0, le=1)
     photometric: float = Field(0.8, ge=0, le=1)
+    max_class_share: float = Field(1.0, gt=0, le=1)
+    patches: Patches | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Augmentation:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError("scale must be [smallest, largest], both above 0")
+        if any(factor <= 0 for factor in self.scales):
+            raise ValueError("scales must all be above 0")
         return self
+
+
+class Source(_Part):
+    """A dataset by name; what is not listed here are its own arguments, such as ``root`` and ``split``.
+
+    ``repeat``: how often an epoch passes through it; ``meaning``: class of the dataset -> classes of the run's label
+    map that it may be (none: void), where the names differ and drive_seg does not know it already.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    dataset: str
+    repeat: int = Field(1, ge=1)
+    meaning: dict[str, list[str]] = {}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
 
 
 class Data(_Part):
     """What to learn from.
 
-    ``train`` and ``val``: arguments of the dataset; ``crop``: (height, width) of training windows; ``input_size``:
-    (height, width) that the network is meant for, as the checkpoint says it.
+    ``train`` and ``val``: one dataset or a list of them; ``label_map``: the classes the network tells apart, those of
+    the first training dataset if left out; ``crop``: (height, width) of training windows; ``input_size``: (height,
+    width) that the network is meant for, as the checkpoint says it; ``batch_size``: images per optimiser step, all
+    devices and accumulated parts together; ``class_uniform``: this share of an epoch's samples is drawn by choosing a
+    class first, then an image and a window that hold it; ``workers``: processes per device that prepare batches;
+    ``cache_gib``: memory, per device, for decoded images; those beyond it are read when they are needed.
     """
 
-    dataset: str
-    train: dict[str, Any]
-    val: dict[str, Any]
+    train: list[Source] = Field(min_length=1)
+    val: list[Source] = Field(min_length=1)
+    label_map: str | None = None
     crop: tuple[int, int]
     input_size: tuple[int, int]
     batch_size: int = Field(8, ge=1)
+    class_uniform: float = Field(0.0, ge=0, le=1)
     workers: int = Field(0, ge=0)
+    cache_gib: float = Field(8.0, ge=0)
+
+    @field_validator("train", "val", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
 
 
 class Optimizer(_Part):
-    """AdamW or SGD (momentum 0.9); weight decay spares Batch Norm and biases."""
+    """AdamW, Adam (weight decay as an L2 term of the gradient) or SGD; weight decay spares Batch Norm and biases.
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    ``momentum``: SGD's; ``new_layers``: factor on the learning rate of new layers; ``new_parts``: the beginnings of
+    their parameters' names, all outside the encoder if left out; ``clip_norm``: longest gradient, any if left out.
+    """
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = Field(gt=0)
     weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    new_layers: float = Field(1.0, gt=0)
+    new_parts: tuple[str, ...] = ()
+    clip_norm: float | None = Field(None, gt=0)
 
 
 class Schedule(_Part):
-    """Linear warm-up, then lr = base (1 - step / steps)^power."""
+    """How long, and the learning rate's course: linear warm-up, times one of
 
-    epochs: int = Field(ge=1)
+    ``poly``: (1 - step / steps)^power; ``step``: ``factor`` to the number of times that ``every`` epochs have passed;
+    ``constant``.
+
+    The length is given in ``epochs`` or in ``iterations``, optimiser steps; the epoch that holds the last iteration is
+    finished at a rate of 0. Warm-up likewise.
+    """
+
+    kind: Literal["poly", "step", "constant"] = "poly"
+    epochs: int | None = Field(None, ge=1)
+    iterations: int | None = Field(None, ge=1)
     warmup_epochs: float = Field(0.0, ge=0)
+    warmup_iterations: int = Field(0, ge=0)
     power: float = Field(0.9, gt=0)
+    every: int = Field(10, ge=1)
+    factor: float = Field(0.5, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Schedule:
+        if (self.epochs is None) == (self.iterations is None):
+            raise ValueError("give either epochs or iterations")
+        if self.warmup_epochs and self.warmup_iterations:
+            raise ValueError("give either warmup_epochs or warmup_iterations")
+        return self
 
 
 class Recipe(_Part):
     """One training run.
 
-    ``losses``: name -> weight; ``validate_every``: in epochs; ``warm_start``: a checkpoint whose fitting weights are
-    taken over; ``compile``: let torch.compile build the training step: minutes at the start, faster steps after.
+    ``losses``: name -> weight, or name -> {weight: ..., options of that loss}; ``validate_every``: in epochs; ``best``:
+    the score by which the best checkpoint is chosen, mIoU of all classes or of the foreground; ``warm_start``: a
+    checkpoint whose fitting weights are taken over; ``compile``: let torch.compile build the training step: minutes at
+    the start, faster steps after; ``precision``: auto is fp16 on CUDA and bf16 elsewhere, both mixed with fp32;
+    ``accumulate``: parts that a batch passes through each device in; ``devices``: GPUs per machine, or processes where
+    there is none; ``nodes``: machines.
     """
 
     name: str
     network: Network
     data: Data
     augmentation: Augmentation = Augmentation()
-    losses: dict[str, float]
+    losses: dict[str, float | dict[str, Any]]
     optimizer: Optimizer
     schedule: Schedule
     ema_decay: float = Field(0.999, ge=0, lt=1)
     validate_every: int = Field(1, ge=1)
+    best: Literal["val_miou", "val_f_miou"] = "val_miou"
     warm_start: str | None = None
     compile: bool = False
-    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    accumulate: int = Field(1, ge=1)
+    devices: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
+    seed: int = Field(0, ge=0)
     licence: str = ""
 
     @field_validator("warm_start")
@@ -108,9 +194,26 @@ class Recipe(_Part):
             raise ValueError("goes not together with network.pretrained: the weights of either would be lost")
         return warm_start
 
+    @model_validator(mode="after")
+    def _divisible(self) -> Recipe:
+        parts = self.accumulate * self.devices * self.nodes
+        if self.data.batch_size % parts:
+            raise ValueError(
+                f"data.batch_size {self.data.batch_size} is not a multiple of accumulate x devices x nodes = {parts}"
+            )
+        return self
+
+    @property
+    def part_size(self) -> int:
+        """Images that pass through one device at a time."""
+        return self.data.batch_size // (self.accumulate * self.devices * self.nodes)
+
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe.
+
+    A file may name another beside it as its ``base``: it is then laid over that one, mapping by mapping; anything else,
+    lists too, takes the place of what stood there, and null removes it.
 
     Args:
         path: the YAML file.
@@ -119,22 +222,45 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         RecipeError: if the file is missing, no YAML mapping, or a setting is unknown, missing or ill-typed.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: cannot be read as YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: is not a mapping of settings")
+    data = _read(Path(path))
     for override in overrides or []:
-        _lay_over(data, override)
+        _override(data, override)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors())
         raise RecipeError(f"{path}: {problems}") from None
 
 
-def _lay_over(data: dict[str, Any], override: str) -> None:
+def _read(path: Path, followed: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a file, laid over those of its base."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: is not a mapping of settings")
+    if "base" not in data:
+        return data
+    base = path.parent / str(data.pop("base"))
+    if base.resolve() in followed:
+        raise RecipeError(f"{path}: base '{base.name}' stands on this file itself")
+    return _laid_over(_read(base, (*followed, path.resolve(), base.resolve())), data)
+
+
+def _laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in own.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = _laid_over(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _override(data: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator:
         raise RecipeError(f"'{override}' is not of the form setting=value")

@@ -1,23 +1,22 @@
-"""One network learning one recipe: the Lightning task and its callbacks."""
+"""One network learning one recipe: the Lightning task."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 
 from drive_seg import checkpoint, networks
-from drive_seg.checkpoint import Contract, InputSpec
-from drive_seg.labels import LabelMap
+from drive_seg.checkpoint import InputSpec
 from drive_seg.metrics import ConfusionMatrix
 from drive_seg.training.losses import WeightedSum
+from drive_seg.training.optimization import build_optimizer, learning_rate
 from drive_seg.training.pretrained import load_pretrained
 from drive_seg.training.recipe import Recipe
+from drive_seg.training.targets import Targets
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -25,8 +24,7 @@ class SegmentationTask(lightning.LightningModule):
 
     Args:
         recipe: what to do.
-        label_map: the classes.
-        frequency: float64 [C], class shares of the training labels, for the losses that weight by them.
+        targets: the classes and groups of the labels, and their shares, for the losses that weight by them.
         steps_per_epoch: for the learning rate.
         resumes: all weights will come from a training checkpoint, so the files that the recipe starts from are not
             read and may be gone.
@@ -40,18 +38,18 @@ class SegmentationTask(lightning.LightningModule):
     def __init__(
         self,
         recipe: Recipe,
-        label_map: LabelMap,
-        frequency: np.ndarray,
+        targets: Targets,
         steps_per_epoch: int,
         resumes: bool = False,
     ) -> None:
         super().__init__()
-        self.recipe, self.label_map, self.steps_per_epoch = recipe, label_map, steps_per_epoch
+        self.recipe, self.targets, self.steps_per_epoch = recipe, targets, steps_per_epoch
+        self.label_map = label_map = targets.label_map
         self.input = InputSpec(size=recipe.data.input_size)
         network = networks.build(recipe.network.name, label_map.num_classes, **recipe.network.options)
         self.network = network.to(memory_format=torch.channels_last)
-        self.losses = WeightedSum(recipe.losses, frequency)
-        self.confusion = ConfusionMatrix(label_map.num_classes)
+        self.losses = WeightedSum(recipe.losses, targets)
+        self.confusion = ConfusionMatrix(label_map.num_classes, targets.groups)
         if recipe.compile:
             self.network.compile()
         if not resumes:
@@ -72,126 +70,118 @@ class SegmentationTask(lightning.LightningModule):
             raise ValueError(f"no tensor of {self.recipe.warm_start} fits network '{self.recipe.network.name}'")
         self.network.load_state_dict(fitting, strict=False)
 
+    def freeze_unused(self) -> list[str]:
+        """Exclude from training, and return the names of, parameters that no loss of the recipe looks at.
+
+        They would never change anyway; but devices that train together wait for the gradient of every parameter that
+        is not excluded. Found by following a tiny batch's loss back through what it was computed from.
+
+        Raises:
+            ValueError: if a loss needs what the network does not give.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        image = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+        label = torch.randint(0, self.label_map.num_classes, (2, 64, 64), dtype=torch.uint8)
+        training = self.network.training
+        self.network.train()
+        # forward, not a call: this size will not come again, it is not worth compiling for
+        loss, _ = self.losses(self.network.forward(self.input.normalise(image)), label)
+        used = _leaves(loss)
+        self.network.train(training)
+        for name, buffer in self.network.named_buffers():
+            buffer.copy_(buffers[name])
+        unused = [name for name, parameter in self.network.named_parameters() if parameter not in used]
+        for name in unused:
+            self.network.get_parameter(name).requires_grad_(False)
+        return unused
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        # Dropout's random numbers depend on these alone, so that a resumed run draws the same.
+        key = (self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         image, label = batch
         loss, terms = self.losses(self.network(self.input.normalise(image)), label)
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True)
-        self.log_dict({f"loss_{name}": term for name, term in terms.items()}, on_step=False, on_epoch=True)
+        together = self.trainer.world_size > 1
+        named = {f"loss_{name}": term for name, term in terms.items()}
+        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=together)
+        self.log_dict(named, on_step=False, on_epoch=True, sync_dist=together)
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self.confusion = ConfusionMatrix(self.label_map.num_classes)
+        self.confusion = ConfusionMatrix(self.label_map.num_classes, self.targets.groups)
+        if self.trainer.world_size > 1:
+            # Where Batch Norm is not synchronised, each device has gathered statistics of its own.
+            for buffer in self.network.buffers():
+                if buffer.is_floating_point():
+                    buffer.copy_(self.trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """The predicted class ids, uint8 [B, H, W]."""
         image, label = batch
         # In single precision, so that the score is the one the finished file gets. forward, not a call: validation
         # images come in any size, and compiling for each would take longer than it saves.
         with torch.autocast(image.device.type, enabled=False):
             prediction = self.network.forward(self.input.normalise(image)).argmax(1).to(torch.uint8)
         self.confusion.update(prediction.cpu().numpy(), label.cpu().numpy())
+        return prediction
 
     def on_validation_epoch_end(self) -> None:
-        iou = np.nan_to_num(self.confusion.iou())
-        self.log("val_miou", self.confusion.miou(), prog_bar=True)
-        self.log("val_accuracy", self.confusion.pixel_accuracy())
-        self.log_dict({f"val_iou_{name}": float(v) for name, v in zip(self.label_map.names, iou, strict=True)})
+        iou = {f"val_iou_{name}": value for name, value in self.validation_iou().items() if value is not None}
+        together = self.trainer.world_size > 1  # the devices have the same figures: their mean is these
+        for name, value in {**self.scores(), **iou}.items():
+            self.log(name, value, prog_bar=name == self.recipe.best, sync_dist=together)
+
+    def validation_iou(self) -> dict[str, float | None]:
+        """IoU of each class and group by name, None where the validation labels hold none of it."""
+        labelled = self.confusion.counts.sum(1) > 0
+        iou = self.confusion.iou()
+        return {n: float(v) if here else None for n, v, here in zip(self.targets.names, iou, labelled, strict=True)}
+
+    def scores(self) -> dict[str, float]:
+        """The last validation's figures; NaN where its labels hold nothing that they could be taken over.
+
+        ``val_miou`` is the mean over classes and groups that the labels hold, ``val_f_miou`` the mean over those of
+        the foreground (FBNet, section 4.1; a group belongs to it if all of its classes do), ``val_accuracy`` the share
+        of labelled pixels that are right.
+        """
+        foreground = set(self.label_map.foreground())
+        names = self.targets.names
+        front = {names[i] for i in foreground}
+        front |= {
+            names[g]
+            for g, members in enumerate(self.targets.groups, start=self.label_map.num_classes)
+            if foreground.issuperset(members)
+        }
+        iou = {name: value for name, value in self.validation_iou().items() if value is not None}
+        return {
+            "val_miou": _mean(list(iou.values())),
+            "val_f_miou": _mean([value for name, value in iou.items() if name in front]),
+            "val_accuracy": self.confusion.pixel_accuracy(),
+        }
 
     def configure_optimizers(self) -> dict[str, Any]:
-        settings, schedule = self.recipe.optimizer, self.recipe.schedule
-        groups = decay_groups(self.network, settings.weight_decay)
-        if settings.name == "adamw":
-            optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=settings.lr)
-        else:
-            optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
-        steps = self.steps_per_epoch * schedule.epochs
-        warmup = self.steps_per_epoch * schedule.warmup_epochs
-        poly = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: poly_rate(step, steps, warmup, schedule.power))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": poly, "interval": "step"}}
+        optimizer = build_optimizer(self.network, self.recipe.optimizer)
+        rate = learning_rate(self.recipe.schedule, self.steps_per_epoch)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def poly_rate(step: int, steps: float, warmup: float, power: float) -> float:
-    """The share of the base learning rate at a step: linear warm-up, then (1 - step / steps)^power."""
-    rise = min(1.0, (step + 1) / (warmup + 1)) if warmup else 1.0
-    return rise * max(0.0, 1 - step / steps) ** power
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
-def decay_groups(network: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters in two groups: kernels with weight decay; Batch Norm, biases and other vectors without."""
-    kernels = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    return [{"params": kernels, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-class MovingAverage(WeightAveraging):
-    """Exponential moving average of weights and buffers, used for validation and for what is kept.
-
-    The decay rises as (1 + n) / (10 + n) up to its final value, so that the average is not held back by the fresh
-    weights it started from.
-    """
-
-    def __init__(self, decay: float) -> None:
-        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-            if not averaged.is_floating_point():
-                return current
-            keep = min(decay, (1 + int(count)) / (10 + int(count)))
-            return averaged.lerp(current.to(averaged.dtype), 1 - keep)
-
-        super().__init__(avg_fn=average)
-
-
-class KeepBest(Callback):
-    """Writes the checkpoint with the best validation mIoU as ``<folder>/best.safetensors``, ready for the vehicle.
-
-    It must stand before :class:`MovingAverage` among the callbacks: at the end of validation it then still sees the
-    averaged weights, which are the ones that were scored.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "best.safetensors"
-        self.miou = -1.0
-
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:
-        miou = task.confusion.miou()
-        if trainer.sanity_checking or not miou > self.miou:
-            return
-        self.miou = miou
-        checkpoint.save(self.path, task.network, self._contract(task, trainer.current_epoch + 1))
-
-    def _contract(self, task: SegmentationTask, epochs: int) -> Contract:
-        recipe, iou = task.recipe, np.round(task.confusion.iou(), 4)
-        score = {
-            "miou": round(self.miou, 4),
-            "pixel_accuracy": round(task.confusion.pixel_accuracy(), 4),
-            "iou": {n: (None if np.isnan(v) else float(v)) for n, v in zip(task.label_map.names, iou, strict=True)},
-            "epochs": epochs,
-            "data": f"{recipe.data.dataset} {_plain(recipe.data.val)}",
-        }
-        return Contract(
-            network=recipe.network.name,
-            options=recipe.network.options,
-            label_map=task.label_map,
-            input=task.input,
-            training=_without_folders(recipe),
-            metrics={"validation": score},
-            licence=recipe.licence,
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"miou": self.miou}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.miou = state["miou"]
-
-
-def _without_folders(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data without folders, which say nothing outside the machine that trained."""
-    plain = recipe.model_dump(mode="json")
-    for split in ("train", "val"):
-        plain["data"][split].pop("root", None)
-    if recipe.network.pretrained is not None:
-        plain["network"]["pretrained"] = recipe.network.pretrained.name
-    return plain
-
-
-def _plain(arguments: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in arguments.items() if key != "root")
+def _leaves(loss: Tensor) -> set[Tensor]:
+    """The tensors that gradients of a loss would be gathered in."""
+    found: set[Tensor] = set()
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found

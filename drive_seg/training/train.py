@@ -6,19 +6,27 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
+from drive_seg.training.callbacks import KeepBest, MovingAverage, Panel, SumOverDevices
+from drive_seg.training.checkpointing import WholeCheckpoints, remove_partial
 from drive_seg.training.data import SegmentationData
+from drive_seg.training.optimization import whole_epochs
 from drive_seg.training.recipe import Recipe
-from drive_seg.training.task import KeepBest, MovingAverage, SegmentationTask
+from drive_seg.training.task import SegmentationTask
 
 
 def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = True) -> Path:
     """Train, and return the path of the best checkpoint, ``<folder>/best.safetensors``.
 
-    Beside it stand ``last.ckpt`` (to resume from, written after each epoch), a CSV log of each attempt and TensorBoard
-    events.
+    Beside it stand ``last.ckpt`` (to resume from, written after each epoch), ``panels/`` with pictures of each
+    validation, a CSV log of each attempt and TensorBoard events.
+
+    With several devices this function runs in a process for each: started by ``torchrun``, by SLURM, or else by the
+    first one, which calls the same command again for the others. Only the first one writes.
 
     Args:
         recipe: what to do.
@@ -27,22 +35,47 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
         progress: show a progress bar.
 
     Raises:
-        ValueError: if data, network or losses do not fit the recipe.
+        ValueError: if data, network, losses, precision or ``last.ckpt`` do not fit the recipe.
+        OSError: if something cannot be written; the older files are then still whole.
     """
     lightning.seed_everything(recipe.seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
+    if rank_zero_only.rank == 0:
+        remove_partial(folder)
     data = SegmentationData(recipe)
     last = folder / "last.ckpt"
     resumes = resume and last.is_file()
-    task = SegmentationTask(recipe, data.label_map, data.frequency, data.steps_per_epoch, resumes)
+    task = SegmentationTask(recipe, data.targets, data.steps_per_epoch, resumes)
+    several = recipe.devices * recipe.nodes > 1
+    if several:
+        task.freeze_unused()
     keep_best = KeepBest(folder)
     trainer = lightning.Trainer(
-        max_epochs=recipe.schedule.epochs,
-        precision="16-mixed" if torch.cuda.is_available() else "bf16-mixed",
+        max_epochs=whole_epochs(recipe.schedule, data.steps_per_epoch),
+        devices=recipe.devices,
+        num_nodes=recipe.nodes,
+        # The figures that Batch Norm gathers are the same on all devices already, or averaged before validation.
+        strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
+        sync_batchnorm=several and torch.cuda.is_available(),
+        use_distributed_sampler=False,  # EpochOrder shares the samples out
+        precision=_precision(recipe.precision),
+        accumulate_grad_batches=recipe.accumulate,
+        gradient_clip_val=recipe.optimizer.clip_norm,
+        plugins=[WholeCheckpoints()],
         callbacks=[
+            SumOverDevices(),
             keep_best,
+            Panel(folder),
             MovingAverage(recipe.ema_decay),
-            ModelCheckpoint(folder, filename="last", every_n_epochs=1, save_top_k=1, enable_version_counter=False),
+            LearningRateMonitor("epoch"),
+            ModelCheckpoint(
+                folder,
+                filename="last",
+                every_n_epochs=1,
+                save_on_train_epoch_end=True,  # else it would wait for validations
+                save_top_k=1,
+                enable_version_counter=False,
+            ),
             *([RichProgressBar()] if progress else []),
         ],
         logger=[
@@ -55,6 +88,15 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
-    # weights_only: a training checkpoint is read as plain data, never as a pickle that may run code
-    trainer.fit(task, data, ckpt_path=last if resumes else None, weights_only=True)
+    trainer.fit(task, data, ckpt_path=last if resumes else None)
     return keep_best.path
+
+
+def _precision(name: str) -> str:
+    """Lightning's word for it."""
+    cuda = torch.cuda.is_available()
+    if name == "fp16" and not cuda:
+        raise ValueError("precision fp16 needs a CUDA device; bf16 and fp32 run anywhere")
+    return {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed", "auto": "16-mixed" if cuda else "bf16-mixed"}[
+        name
+    ]

@@ -6,6 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from torch import nn
+
+from drive_seg.networks import SegmentationNetwork, SegmentationOutput, catalog
+from drive_seg.networks.layers import ConvBN
 
 
 def write_sample(folder: Path, stem: str, seed: int, size=(48, 64)) -> None:
@@ -36,9 +40,8 @@ def recipe_file(tree: Path, tmp_path: Path) -> Path:
         "name": "tiny",
         "network": {"name": "dsnet"},
         "data": {
-            "dataset": "camvid",
-            "train": {"root": str(tree), "split": "train"},
-            "val": {"root": str(tree), "split": "val"},
+            "train": {"dataset": "camvid", "root": str(tree), "split": "train"},
+            "val": {"dataset": "camvid", "root": str(tree), "split": "val"},
             "crop": [48, 64],
             "input_size": [48, 64],
             "batch_size": 4,
@@ -52,3 +55,25 @@ def recipe_file(tree: Path, tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
+
+
+class TinyNetwork(SegmentationNetwork):
+    """Batch Norm, dropout and a branch that only an auxiliary loss looks at, at full resolution."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stages = {}
+        self.body = nn.Sequential(ConvBN(3, 8, 3), nn.Dropout2d(0.2), ConvBN(8, 8, 3))
+        self.head = nn.Conv2d(8, num_classes, 1)
+        self.side = nn.Conv2d(8, num_classes, 1)
+
+    def segment(self, image, balance):
+        x = self.body(image)
+        return SegmentationOutput(self.head(x), aux_logits=self.side(x))
+
+
+@pytest.fixture
+def tiny_network(monkeypatch) -> str:
+    """The name of a network that trains in milliseconds."""
+    monkeypatch.setitem(catalog._CATALOG, "tiny", TinyNetwork)
+    return "tiny"

@@ -16,6 +16,7 @@ from drive_seg.networks.layers import resize
 from drive_seg.networks.resnet import ResNet
 from drive_seg.training.pretrained import load_pretrained, read_weights
 from drive_seg.training.recipe import RecipeError, load_recipe
+from drive_seg.training.targets import Targets
 from drive_seg.training.task import SegmentationTask
 from drive_seg.training.train import train
 
@@ -165,13 +166,13 @@ def host_recipe(recipe_file, file, tiny_host):
 
 
 def test_a_task_starts_from_the_file_and_a_resumed_one_does_not_read_it(host_recipe, state, tmp_path):
-    frequency = np.full(11, 1 / 11)
-    task = SegmentationTask(host_recipe(), CAMVID11, frequency, steps_per_epoch=2)
+    targets = Targets(CAMVID11, (), np.full(11, 1 / 11))
+    task = SegmentationTask(host_recipe(), targets, steps_per_epoch=2)
     assert holds(task.network.encoder, state)
     gone = host_recipe(tmp_path / "gone.pth")
     with pytest.raises(ValueError, match=r"gone\.pth: there is no such file"):
-        SegmentationTask(gone, CAMVID11, frequency, steps_per_epoch=2)
-    SegmentationTask(gone, CAMVID11, frequency, steps_per_epoch=2, resumes=True)
+        SegmentationTask(gone, targets, steps_per_epoch=2)
+    SegmentationTask(gone, targets, steps_per_epoch=2, resumes=True)
 
 
 def test_training_goes_on_after_the_file_is_gone_and_its_folder_does_not_travel(host_recipe, state, tmp_path):

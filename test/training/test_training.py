@@ -6,16 +6,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from drive_seg import checkpoint
 from drive_seg.labels import CAMVID11
+from drive_seg.networks import SegmentationNetwork, SegmentationOutput, catalog
 from drive_seg.segmenter import Segmenter
 from drive_seg.training import evaluation
-from drive_seg.training.augmentation import Augment, jitter_colour, random_crop
+from drive_seg.training.callbacks import strip
 from drive_seg.training.datasets import open_dataset
-from drive_seg.training.recipe import Augmentation, RecipeError, load_recipe
-from drive_seg.training.statistics import class_frequency
-from drive_seg.training.task import decay_groups, poly_rate
+from drive_seg.training.recipe import load_recipe
+from drive_seg.training.statistics import class_counts
+from drive_seg.training.targets import Targets
+from drive_seg.training.task import SegmentationTask
 from drive_seg.training.train import train
 
 
@@ -34,96 +37,217 @@ def test_training_learns_and_writes_a_checkpoint_that_scores_as_recorded(recipe_
     assert matrix.pixel_accuracy() > 0.8  # two flat colours are learnt in sixty steps
 
 
-def test_resuming_gives_the_same_weights_as_going_through(recipe_file, tmp_path):
-    recipe = load_recipe(recipe_file, ["schedule.epochs=4", "augmentation.photometric=0.5"])
+@pytest.fixture
+def tiny_recipe(recipe_file, tiny_network):
+    """A recipe that trains in a second, from settings laid over the small one."""
+
+    def make(*overrides):
+        settings = [f"network.name={tiny_network}", "losses={cross_entropy: 1.0, auxiliary: 0.4}"]
+        return load_recipe(recipe_file, [*settings, *overrides])
+
+    return make
+
+
+def last(folder):
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def equal_states(one, other):
+    return all(torch.equal(one[p][k], other[p][k]) for p in ("state_dict", "current_model_state") for k in one[p])
+
+
+@pytest.mark.parametrize("network", ["tiny", "dsnet"])
+def test_twice_five_epochs_give_the_weights_of_ten_bit_for_bit(
+    recipe_file, tiny_network, tmp_path, monkeypatch, network
+):
+    """With momentum, average, dropout, accumulation, over-sampling and a best score; the disk is full after five."""
+    losses = {"tiny": "{cross_entropy: 1.0, auxiliary: 0.4}", "dsnet": "{owfl: 1.0, sel: 0.1}"}[network]
+    precision = {"tiny": "bf16", "dsnet": "fp32"}[network]
+    settings = [f"network.name={network}", f"losses={losses}", "accumulate=2", "schedule.epochs=10", "ema_decay=0.9"]
+    settings += ["validate_every=2", "data.class_uniform=0.5", f"precision={precision}"]
+    recipe = load_recipe(recipe_file, settings)
     through = train(recipe, tmp_path / "through", progress=False)
 
-    class KilledError(Exception):
-        pass
+    save, written = torch.save, []
 
-    import lightning
+    def until_the_disk_is_full(content, path):
+        if len(written) == 5:
+            path.write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        save(content, path)
 
-    def stop_after_two(self, *_args):
-        if self.trainer.current_epoch == 2:
-            raise KilledError
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lightning.LightningModule, "on_train_epoch_start", stop_after_two)
-        with pytest.raises(KilledError):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", until_the_disk_is_full)
+        with pytest.raises(OSError, match="No space left"):
             train(recipe, tmp_path / "resumed", progress=False)
-    train(recipe, tmp_path / "resumed", progress=False)
-    one, other = (torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("through", "resumed"))
-    for part in ("state_dict", "current_model_state"):
-        assert all(torch.equal(one[part][name], other[part][name]) for name in one[part]), part
-    assert checkpoint.load(through).sha256 == checkpoint.load(tmp_path / "resumed" / "best.safetensors").sha256
+    assert last(tmp_path / "resumed")["epoch"] == 4
+    again = train(recipe, tmp_path / "resumed", progress=False)
+    one, other = last(tmp_path / "through"), last(tmp_path / "resumed")
+    assert one["epoch"] == 9 and one["global_step"] == other["global_step"] == 20
+    assert equal_states(one, other)
+    assert checkpoint.load(through).sha256 == checkpoint.load(again).sha256
+
+
+def test_the_average_is_not_the_last_step(tiny_recipe, tmp_path):
+    """With a decay of 0.5 the rising start (1 + n) / (10 + n) rules the first seven steps."""
+    train(tiny_recipe("schedule.epochs=2"), tmp_path, progress=False)
+    state = last(tmp_path)
+    name = "network.head.weight"
+    assert not torch.equal(state["state_dict"][name], state["current_model_state"][name])
+    assert state["averaging_state"]["n_averaged"] == 4
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(tiny_recipe, tmp_path, monkeypatch):
+    """Without Batch Norm and dropout in the way, two parts of two make the step of one batch of four."""
+    name = TinyNetworkWithout.attach(monkeypatch)
+    settings = ["precision=fp32", "optimizer={name: sgd, lr: 0.5}", "augmentation={scale: [1, 1], photometric: 0}"]
+    for parts in (1, 2):
+        recipe = tiny_recipe(f"network.name={name}", *settings, f"accumulate={parts}")
+        train(recipe, tmp_path / str(parts), progress=False)
+    one, two = (last(tmp_path / parts)["current_model_state"] for parts in ("1", "2"))
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-5) for name in one)
+
+
+class TinyNetworkWithout(SegmentationNetwork):
+    """Two convolutions."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.stages = {}
+        self.body, self.side = nn.Conv2d(3, num_classes, 3, padding=1), nn.Conv2d(3, num_classes, 1)
+
+    def segment(self, image, balance):
+        return SegmentationOutput(self.body(image), aux_logits=self.side(image))
+
+    @classmethod
+    def attach(cls, monkeypatch):
+        monkeypatch.setitem(catalog._CATALOG, "without", cls)
+        return "without"
+
+
+def test_a_broken_last_checkpoint_is_named(tiny_recipe, tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"half of it")
+    with pytest.raises(ValueError, match=r"last\.ckpt: not a whole training checkpoint"):
+        train(tiny_recipe(), tmp_path, progress=False)
+    train(tiny_recipe("schedule.epochs=1"), tmp_path, resume=False, progress=False)
+    assert last(tmp_path)["epoch"] == 0
+
+
+def test_iterations_end_where_they_should(tiny_recipe, tmp_path):
+    """Five steps are two epochs of two and a half of the third, which is finished at a rate of 0."""
+    recipe = tiny_recipe("schedule={iterations: 5, warmup_iterations: 1}", "optimizer.clip_norm=1.0")
+    train(recipe, tmp_path, progress=False)
+    state = last(tmp_path)
+    assert state["epoch"] == 2 and state["global_step"] == 6
+    assert state["lr_schedulers"][0]["_last_lr"] == [0, 0]
+
+
+def test_each_validation_paints_the_first_images(tiny_recipe, tree, tmp_path):
+    train(tiny_recipe("schedule.epochs=2"), tmp_path, progress=False)
+    assert sorted(path.name for path in (tmp_path / "panels").iterdir()) == ["0001.png", "0002.png"]
+    panel = cv2.imread(str(tmp_path / "panels" / "0002.png"))
+    assert panel.shape == (3 * 240, 3 * 320, 3)  # three validation images of 48x64
+    label = cv2.imread(str(tree / "val" / "labels" / "000.png"), cv2.IMREAD_UNCHANGED)
+    truth = cv2.resize(CAMVID11.colorize(label), (320, 240), interpolation=cv2.INTER_NEAREST)
+    assert (panel[:240, 320:640] == truth).all()
+    assert np.abs(panel[:240, :320].mean() - cv2.imread(str(tree / "val" / "images" / "000.png")).mean()) < 1
+    events = list((tmp_path / "tensorboard").glob("events*"))
+    assert events and any(b"predictions" in file.read_bytes() for file in events)
+
+
+def test_a_group_is_painted_as_its_first_class():
+    targets = Targets(CAMVID11, ((4, 7),))
+    label = np.array([[11, 3], [255, 7]], np.uint8)
+    painted = strip(np.zeros((2, 2, 3), np.uint8), label, np.full((2, 2), 7, np.uint8), targets, 2)
+    colours = CAMVID11.palette()
+    assert (painted[:, 2:4] == [[colours[4], colours[3]], [[0, 0, 0], colours[7]]]).all()
+    assert (painted[:, 4:] == colours[7]).all() and not painted[:, :2].any()
+
+
+def test_scores_by_hand(tiny_recipe):
+    """Classes 3 (Road) and 8 (Car), and the groups {1, 3} and {7, 8}, of which the second is foreground alone."""
+    task = SegmentationTask(tiny_recipe(), Targets(CAMVID11, ((1, 3), (7, 8)), np.full(13, 1 / 13)), 2)
+    assert np.isnan(task.scores()["val_miou"])
+    truth = np.array([3, 3, 3, 8, 11, 11, 12, 12, 255], np.uint8)
+    guess = np.array([3, 3, 8, 8, 1, 0, 7, 8, 5], np.uint8)
+    task.confusion.update(task.targets.fold(guess, truth), truth)
+    scores = task.scores()
+    assert scores["val_miou"] == pytest.approx((2 / 3 + 1 / 2 + 1 / 2 + 1) / 4)
+    assert scores["val_f_miou"] == pytest.approx((1 / 2 + 1) / 2)
+    assert scores["val_accuracy"] == pytest.approx(6 / 8)
+
+
+def test_the_best_checkpoint_is_chosen_by_the_metric_asked_for(tiny_recipe, tmp_path, monkeypatch):
+    """mIoU rises over the epochs while that of the foreground falls."""
+
+    def scores(self):
+        epoch = self.current_epoch
+        return {"val_miou": 0.1 * (epoch + 1), "val_f_miou": 0.5 - 0.1 * epoch, "val_accuracy": 0.5}
+
+    monkeypatch.setattr(SegmentationTask, "scores", scores)
+    for metric, epochs in (("val_miou", 3), ("val_f_miou", 1)):
+        best = train(tiny_recipe(f"best={metric}", "schedule.epochs=3"), tmp_path / metric, progress=False)
+        recorded = checkpoint.load(best).contract.metrics["validation"]
+        assert recorded["epochs"] == epochs and recorded["miou"] == pytest.approx(0.1 * epochs)
+
+
+def test_only_what_no_loss_looks_at_is_frozen(tiny_recipe):
+    targets = Targets(CAMVID11, (), np.full(11, 1 / 11))
+    both = SegmentationTask(tiny_recipe(), targets, 2)
+    assert both.freeze_unused() == []
+    alone = SegmentationTask(tiny_recipe("losses={cross_entropy: 1.0}"), targets, 2)
+    before = {name: value.clone() for name, value in alone.state_dict().items()}
+    assert alone.freeze_unused() == ["side.weight", "side.bias"]
+    assert not alone.network.side.weight.requires_grad and alone.network.head.weight.requires_grad
+    assert all(torch.equal(value, before[name]) for name, value in alone.state_dict().items())
+
+
+def test_precision_fp16_needs_a_gpu(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="fp16 needs a CUDA device"):
+        train(tiny_recipe("precision=fp16"), tmp_path, progress=False)
 
 
 def test_warm_start_takes_over_what_fits(recipe_file, tmp_path):
     first = train(load_recipe(recipe_file, ["schedule.epochs=1"]), tmp_path / "first", progress=False)
-    from drive_seg.training.task import SegmentationTask
-
     recipe = load_recipe(recipe_file, [f"warm_start={first}"])
-    task = SegmentationTask(recipe, CAMVID11, np.full(11, 1 / 11), steps_per_epoch=2)
+    task = SegmentationTask(recipe, Targets(CAMVID11, (), np.full(11, 1 / 11)), steps_per_epoch=2)
     tensors = checkpoint.load(first).tensors
     assert torch.equal(task.network.state_dict()["stage3.0.right.0.0.weight"], tensors["stage3.0.right.0.0.weight"])
+    again = train(load_recipe(recipe_file, [f"warm_start={first}", "schedule.epochs=1"]), tmp_path, progress=False)
+    assert checkpoint.load(again).contract.training["warm_start"] == "best.safetensors"
 
 
-def test_recipes_of_the_package_are_valid(checkout):
-    recipes = sorted((checkout / "config" / "train").glob("*.yaml"))
-    assert {path.stem for path in recipes} >= {"dsnet_camvid11", "dsnet_synth19"}
-    for path in recipes:
-        assert load_recipe(path).name == path.stem
-
-
-@pytest.mark.parametrize(
-    ("override", "complaint"),
-    [
-        ("optimizer.lr=fast", "optimizer.lr: .*valid number"),
-        ("optimizer.momentun=0.9", "optimizer.momentun: Extra inputs"),
-        ("schedule.epochs=0", "schedule.epochs: .*greater than or equal to 1"),
-        ("augmentation.scale=[2, 1]", "scale must be"),
-        ("optimizer.name=lion", "'adamw' or 'sgd'"),
-        ("nonsense", "not of the form setting=value"),
-        ("name.first=x", "'name' is not a group"),
-    ],
-)
-def test_bad_settings_are_named(recipe_file, override, complaint):
-    with pytest.raises(RecipeError, match=complaint):
-        load_recipe(recipe_file, [override])
-
-
-def test_unreadable_recipes_are_refused(tmp_path):
-    with pytest.raises(RecipeError, match="cannot be read as YAML"):
-        load_recipe(tmp_path / "none.yaml")
-    (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(RecipeError, match="not a mapping"):
-        load_recipe(tmp_path / "list.yaml")
+def class_share(dataset):
+    counts = class_counts(dataset)
+    return counts / counts.sum()
 
 
 def test_class_frequency_counts_valid_pixels_and_is_kept(tree, monkeypatch):
     dataset = open_dataset("camvid", root=tree, split="train")
     pixels = np.concatenate([dataset.read(i)[1].ravel() for i in range(len(dataset))])
     expected = [(pixels == c).sum() / (pixels != 255).sum() for c in range(11)]
-    frequency = class_frequency(dataset)
+    frequency = class_share(dataset)
     np.testing.assert_allclose(frequency, expected, rtol=1e-15)
     assert frequency.dtype == np.float64
     assert len(list(tree.glob(".class_statistics_*.json"))) == 1
     monkeypatch.setattr(dataset, "read", lambda i: pytest.fail("the cache was not used"))
-    np.testing.assert_array_equal(class_frequency(dataset), frequency)
+    np.testing.assert_array_equal(class_share(dataset), frequency)
 
 
 def test_changed_labels_are_counted_anew(tree):
-    before = class_frequency(open_dataset("camvid", root=tree, split="val"))
+    before = class_share(open_dataset("camvid", root=tree, split="val"))
     label = tree / "val" / "labels" / "000.png"
     cv2.imwrite(str(label), np.full((48, 64), 5, np.uint8))
-    after = class_frequency(open_dataset("camvid", root=tree, split="val"))
+    after = class_share(open_dataset("camvid", root=tree, split="val"))
     assert before[5] == 0 and after[5] > 0.3
 
 
 def test_statistics_of_a_read_only_folder_go_to_the_users_cache(tree, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     tree.chmod(0o555)
-    class_frequency(open_dataset("camvid", root=tree, split="train"))
+    class_share(open_dataset("camvid", root=tree, split="train"))
     tree.chmod(0o755)
     assert not list(tree.glob(".class_statistics*"))
     assert len(list((tmp_path / "cache" / "drive_seg").glob("class_statistics_*.json"))) == 1
@@ -131,11 +255,11 @@ def test_statistics_of_a_read_only_folder_go_to_the_users_cache(tree, tmp_path, 
 
 def test_broken_datasets_are_named(tree):
     (tree / "val" / "labels" / "001.png").unlink()
-    with pytest.raises(ValueError, match="1 files have no partner, the first is '001'"):
+    with pytest.raises(ValueError, match="001"):
         open_dataset("camvid", root=tree, split="val")
     with pytest.raises(ValueError, match="there is no folder"):
         open_dataset("camvid", root=tree, split="test")
-    with pytest.raises(ValueError, match="no dataset is called 'kitti'; there are: camvid, synth"):
+    with pytest.raises(ValueError, match="no dataset is called 'kitti'; there are: .*camvid, .*synth"):
         open_dataset("kitti")
     with pytest.raises(ValueError, match="unexpected keyword argument 'colour'"):
         open_dataset("camvid", root=tree, split="train", colour=1)
@@ -155,60 +279,3 @@ def test_real_camvid_has_its_published_sizes(shared_data):
         assert len(dataset) == count
         image, label = dataset.read(0)
         assert image.shape == (360, 480, 3) and label.shape == (360, 480)
-
-
-def test_augmentation_moves_image_and_label_alike():
-    """An image whose blue channel is its label: after any geometry they still agree, padding is void."""
-    rng = np.random.default_rng(0)
-    label = np.kron(rng.integers(0, 11, (6, 8)), np.ones((16, 16))).astype(np.uint8)
-    image = np.repeat((label * 20)[..., None], 3, 2).astype(np.uint8)
-    augment = Augment((64, 96), Augmentation(scale=(0.4, 2.0), aspect=0.2, photometric=0.0))
-    voids = 0
-    for seed in range(40):
-        a, b = augment(image, label, np.random.default_rng(seed))
-        assert a.shape == (64, 96, 3) and b.shape == (64, 96) and a.flags.c_contiguous
-        inside = b != 255
-        voids += (~inside).sum()
-        agree = np.abs(a[..., 0].astype(int) - b.astype(int) * 20) <= 10
-        assert agree[inside].mean() > 0.75  # resizing blurs the borders of the patches
-    assert voids > 0
-
-
-def test_augmentation_depends_on_its_generator_alone():
-    image = np.random.default_rng(1).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-    label = np.zeros((40, 60), np.uint8)
-    augment = Augment((32, 48), Augmentation())
-    one, same = (augment(image, label, np.random.default_rng(5)) for _ in range(2))
-    other = augment(image, label, np.random.default_rng(6))
-    assert (one[0] == same[0]).all() and not (one[0] == other[0]).all()
-
-
-def test_crops_visit_every_corner_and_pad_small_images():
-    label = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    image = np.repeat(label[..., None], 3, 2)
-    seen = {random_crop(image, label, (2, 2), np.random.default_rng(s))[1][0, 0] for s in range(200)}
-    assert seen == {0, 1, 2, 4, 5, 6, 8, 9, 10}
-    padded, void = random_crop(image, label, (6, 6), np.random.default_rng(0))
-    assert (void != 255).sum() == 16 and padded.shape == (6, 6, 3)
-
-
-def test_colour_jitter_keeps_the_picture():
-    image = np.kron(np.array([[40, 200], [120, 80]]), np.ones((16, 16)))[..., None].repeat(3, 2).astype(np.uint8)
-    for seed in range(20):
-        out = jitter_colour(image, np.random.default_rng(seed)).astype(int)
-        assert out.shape == image.shape
-        assert out[:12, :12].mean() < out[20:, :12].mean() + 1 and out[:12, 20:].mean() > out[20:, 20:].mean() - 1
-
-
-def test_learning_rate_rises_then_falls_as_the_paper_says():
-    assert poly_rate(0, 100, 9, 0.9) == pytest.approx(0.1)
-    assert poly_rate(50, 100, 9, 0.9) == pytest.approx(0.5**0.9)
-    assert poly_rate(100, 100, 9, 0.9) == 0
-    assert poly_rate(0, 100, 0, 0.9) == 1
-
-
-def test_weight_decay_spares_batch_norm_and_biases():
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
-    kernels, vectors = decay_groups(network, 0.1)
-    assert [p.ndim for p in kernels["params"]] == [4] and kernels["weight_decay"] == 0.1
-    assert len(vectors["params"]) == 3 and vectors["weight_decay"] == 0

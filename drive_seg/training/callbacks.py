@@ -1,0 +1,195 @@
+"""What happens around the training steps: averaged weights, the best checkpoint, pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from drive_seg import checkpoint
+from drive_seg.checkpoint import Contract
+from drive_seg.files import write_atomically
+from drive_seg.labels import VOID
+from drive_seg.training.recipe import Recipe, Source
+from drive_seg.training.targets import Targets
+from drive_seg.training.task import SegmentationTask
+
+
+class MovingAverage(WeightAveraging):
+    """Exponential moving average of weights and buffers, used for validation and for what is kept.
+
+    The decay rises as (1 + n) / (10 + n) up to its final value, so that the average is not held back by the fresh
+    weights it started from.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+            if not averaged.is_floating_point():
+                return current
+            keep = min(decay, (1 + int(count)) / (10 + int(count)))
+            return averaged.lerp(current.to(averaged.dtype), 1 - keep)
+
+        super().__init__(avg_fn=average)
+
+
+class SumOverDevices(Callback):
+    """Adds up what the devices have counted in validation. It must stand before all that look at the scores."""
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:
+        if trainer.world_size > 1:
+            counts = torch.from_numpy(task.confusion.counts).to(task.device)
+            task.confusion.counts = trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy()
+
+
+class KeepBest(Callback):
+    """Writes the checkpoint with the best validation score as ``<folder>/best.safetensors``, ready for the vehicle.
+
+    It must stand before :class:`MovingAverage` among the callbacks: at the end of validation it then still sees the
+    averaged weights, which are the ones that were scored.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "best.safetensors"
+        self.score = -1.0
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:
+        score = task.scores()[task.recipe.best]
+        if trainer.sanity_checking or not score > self.score:
+            return
+        self.score = score
+        if trainer.is_global_zero:
+            checkpoint.save(self.path, task.network, _contract(task, trainer.current_epoch + 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.score = state["score"]
+
+
+def _contract(task: SegmentationTask, epochs: int) -> Contract:
+    recipe, scores = task.recipe, task.scores()
+    validation = {
+        "miou": _rounded(scores["val_miou"]),
+        "f_miou": _rounded(scores["val_f_miou"]),
+        "pixel_accuracy": _rounded(scores["val_accuracy"]),
+        "iou": {name: _rounded(value) for name, value in task.validation_iou().items()},
+        "epochs": epochs,
+        "data": ", ".join(_plain(source) for source in recipe.data.val),
+    }
+    return Contract(
+        network=recipe.network.name,
+        options=recipe.network.options,
+        label_map=task.label_map,
+        input=task.input,
+        training=_without_folders(recipe),
+        metrics={"validation": validation},
+        licence=recipe.licence,
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else round(value, 4)
+
+
+def _without_folders(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data without folders, which say nothing outside the machine that trained."""
+    plain = recipe.model_dump(mode="json")
+    for part in ("train", "val"):
+        for written, source in zip(plain["data"][part], getattr(recipe.data, part), strict=True):
+            for key in set(source.arguments) - set(_portable(source)):
+                written.pop(key)
+    if recipe.network.pretrained is not None:
+        plain["network"]["pretrained"] = recipe.network.pretrained.name
+    if recipe.warm_start is not None:
+        plain["warm_start"] = Path(recipe.warm_start).name
+    return plain
+
+
+def _portable(source: Source) -> dict[str, Any]:
+    """A dataset's arguments without folders and files."""
+    return {
+        key: value
+        for key, value in source.arguments.items()
+        if key != "root" and not (isinstance(value, str) and "/" in value)
+    }
+
+
+def _plain(source: Source) -> str:
+    return " ".join([source.dataset, *(f"{key}={value}" for key, value in _portable(source).items())])
+
+
+class Panel(Callback):
+    """Paints the first validation images as strips (image, truth, prediction), one below the other.
+
+    Each validation writes ``<folder>/panels/<epoch>.png`` and a picture for TensorBoard. With several devices the
+    images are the first ones of the first device.
+
+    Args:
+        folder: the run's.
+        count: how many images.
+        width: of one image in pixels.
+    """
+
+    def __init__(self, folder: Path, count: int = 4, width: int = 320) -> None:
+        self.folder, self.count, self.width = folder / "panels", count, width
+        self._strips: list[np.ndarray] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        task: SegmentationTask,
+        outputs: Tensor,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.is_global_zero or len(self._strips) >= self.count:
+            return
+        image, label = (part[0].cpu().numpy() for part in batch)
+        self._strips.append(strip(image.transpose(1, 2, 0), label, outputs[0].cpu().numpy(), task.targets, self.width))
+
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:
+        if not self._strips:
+            return
+        picture, self._strips = np.concatenate(self._strips), []
+        whole, data = cv2.imencode(".png", picture)
+        if not whole:
+            raise OSError(f"{self.folder}: the panel could not be encoded")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / f"{trainer.current_epoch + 1:04d}.png", data.tobytes())
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                rgb = np.ascontiguousarray(picture[..., ::-1])
+                logger.experiment.add_image("predictions", rgb, trainer.global_step, dataformats="HWC")
+
+
+def strip(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, targets: Targets, width: int) -> np.ndarray:
+    """Image, truth and prediction side by side.
+
+    Args:
+        image: uint8 BGR [H, W, 3].
+        label: uint8 [H, W], targets; a group has the colour of its first class, void is black.
+        prediction: uint8 [H, W], class ids.
+        targets: of the run.
+        width: of each of the three in pixels.
+
+    Returns:
+        uint8 BGR [h, 3 * width, 3], of the image's proportions.
+    """
+    first = np.full(256, VOID, np.uint8)
+    first[: targets.label_map.num_classes] = np.arange(targets.label_map.num_classes)
+    for g, members in enumerate(targets.groups, start=targets.label_map.num_classes):
+        first[g] = members[0]
+    size = (width, max(1, round(width * label.shape[0] / label.shape[1])))
+    painted = [targets.label_map.colorize(ids) for ids in (first[label], prediction)]
+    pictures = [cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)]
+    pictures += [cv2.resize(one, size, interpolation=cv2.INTER_NEAREST) for one in painted]
+    return np.concatenate(pictures, axis=1)

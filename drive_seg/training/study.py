@@ -1,0 +1,260 @@
+"""Studies: matched training runs that differ in one thing, over seeds and folds, and the table that compares them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.table import Table
+
+from drive_seg.files import write_atomically
+from drive_seg.labels import label_map
+from drive_seg.training.recipe import Recipe, RecipeError, load_recipe
+
+MEASURES = ("miou", "f_miou", "accuracy")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Row(_Part):
+    """One variant: ``set`` is laid over the study's recipe; ``paper``: what its paper prints for it, if anything."""
+
+    name: str
+    set: dict[str, Any] = {}
+    paper: float | None = None
+
+
+class Study(_Part):
+    """Variants of one recipe.
+
+    ``recipe``: its file, relative to the study's; ``set``: settings of all runs; ``folds``: settings of each fold of a
+    cross-validation, by name; ``seeds``; ``rows``: the variants, the first of which the others are compared with;
+    ``source``: the table of the paper that ``paper`` figures are from.
+    """
+
+    name: str
+    recipe: str
+    source: str = ""
+    set: dict[str, Any] = {}
+    folds: dict[str, dict[str, Any]] = {"all": {}}
+    seeds: list[int] = Field([0, 1, 2], min_length=1)
+    rows: list[Row] = Field(min_length=1)
+
+
+class Run(_Part):
+    """One training of a study: which row, fold and seed, and the settings laid over the recipe."""
+
+    row: str
+    fold: str
+    seed: int
+    settings: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies within the study's folder."""
+        return Path(self.row.replace(" ", "_").replace("/", "-"), self.fold, f"seed{self.seed}")
+
+
+def load_study(path: Path) -> Study:
+    """Read a study and check each of its runs' recipes.
+
+    Raises:
+        RecipeError: if the file is no study, or a row makes no recipe; the message names it.
+    """
+    try:
+        study = Study.model_validate(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path}: cannot be read as YAML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise RecipeError(f"{path}: {problems}") from None
+    folders = [run.folder for run in runs(study)]
+    if len(set(folders)) < len(folders):
+        raise RecipeError(f"{path}: two rows have the same name")
+    for run in runs(study):
+        try:
+            recipe = recipe_of(path, study, run)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: row '{run.row}': {error}") from None
+        if recipe.schedule.epochs is None or recipe.schedule.epochs % recipe.validate_every:
+            raise RecipeError(f"{path}: row '{run.row}': schedule.epochs must be a multiple of validate_every")
+    return study
+
+
+def runs(study: Study) -> list[Run]:
+    """All runs, seed by seed and fold by fold, so that each pass through the rows is a whole comparison."""
+    return [
+        Run(row=row.name, fold=fold, seed=seed, settings={**study.set, **settings, **row.set, "seed": seed})
+        for seed in study.seeds
+        for fold, settings in study.folds.items()
+        for row in study.rows
+    ]
+
+
+def recipe_of(path: Path, study: Study, run: Run) -> Recipe:
+    """The recipe of one run.
+
+    Raises:
+        RecipeError: if recipe and settings do not fit.
+    """
+    overrides = [f"{key}={json.dumps(value)}" for key, value in run.settings.items()]
+    return load_recipe(path.parent / study.recipe, overrides)
+
+
+def carry_out(path: Path, output: Path, train: Callable[[Recipe, Path], object]) -> dict[str, Any]:
+    """Train what is not trained yet and return the comparison so far, which also lies in ``output``.
+
+    A run that was stopped is resumed, a finished one is left alone; so a study may be carried out in pieces.
+
+    Args:
+        path: the study's file.
+        output: folder for all runs, ``study.json`` and ``study.md``.
+        train: trains a recipe in a folder, going on where it stopped.
+
+    Raises:
+        RecipeError: if the study cannot be read.
+        ValueError: if data, network or losses do not fit.
+    """
+    study = load_study(path)
+    for run in runs(study):
+        done = output / run.folder / "score.json"
+        if done.is_file():
+            continue
+        recipe = recipe_of(path, study, run)
+        train(recipe, output / run.folder)
+        write_atomically(done, json.dumps(final_score(output / run.folder, recipe)).encode())
+        _write(study, output)
+    return _write(study, output)
+
+
+def final_score(folder: Path, recipe: Recipe) -> dict[str, float]:
+    """Validation figures of the last epoch of a finished run.
+
+    Not of its best epoch: choosing that on the data which the score is given for would flatter every run.
+
+    Raises:
+        ValueError: if the run's logs hold no validation of its last epoch.
+    """
+    best: dict[str, str] = {}
+    for log in sorted(folder.glob("csv/*/metrics.csv")):
+        with log.open() as lines:
+            for line in csv.DictReader(lines):
+                if line.get("val_miou") and int(line["epoch"]) >= int(best.get("epoch", -1)):
+                    best = line
+    if not best or int(best["epoch"]) + 1 != recipe.schedule.epochs:
+        raise ValueError(f"{folder}: its last epoch was not validated; set validate_every to a divisor of the epochs")
+    iou = {key.removeprefix("val_iou_"): float(v) for key, v in best.items() if key.startswith("val_iou_") and v}
+    foreground = [iou[name] for name in _foreground(recipe) if name in iou]
+    return {
+        "miou": float(best["val_miou"]),
+        "f_miou": statistics.fmean(foreground) if foreground else math.nan,
+        "accuracy": float(best["val_accuracy"]),
+    }
+
+
+def _foreground(recipe: Recipe) -> list[str]:
+    from drive_seg.training.datasets import open_dataset
+
+    if recipe.data.label_map is not None:
+        classes = label_map(recipe.data.label_map)
+    else:
+        first = recipe.data.train[0]
+        classes = open_dataset(first.dataset, **first.arguments).label_map
+    return [classes.names[i] for i in classes.foreground()]
+
+
+def compare(study: Study, output: Path) -> list[dict[str, Any]]:
+    """Each row's mean over finished runs, and its difference to the first row over the runs that both have.
+
+    ``spread`` is the standard deviation of those differences; ``supported`` says whether the mean difference exceeds
+    twice its standard error, which takes three pairs or more.
+    """
+    scores = {(run.row, run.fold, run.seed): _score(output / run.folder / "score.json") for run in runs(study)}
+    first = study.rows[0]
+    table = []
+    for row in study.rows:
+        entry: dict[str, Any] = {"row": row.name, "paper": row.paper, "paper_difference": None}
+        if row.paper is not None and first.paper is not None:
+            entry["paper_difference"] = round(row.paper - first.paper, 4)
+        own = {key[1:]: score for key, score in scores.items() if key[0] == row.name and score is not None}
+        base = {key[1:]: score for key, score in scores.items() if key[0] == first.name and score is not None}
+        entry["runs"] = len(own)
+        for measure in MEASURES:
+            pairs = [own[key][measure] - base[key][measure] for key in own if key in base and row is not first]
+            entry[measure] = _summary([score[measure] for score in own.values()], pairs)
+        table.append(entry)
+    return table
+
+
+def _score(path: Path) -> dict[str, float] | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _summary(values: Sequence[float], pairs: Sequence[float]) -> dict[str, Any]:
+    difference = statistics.fmean(pairs) if pairs else None
+    spread = statistics.stdev(pairs) if len(pairs) > 1 else None
+    supported = len(pairs) >= 3 and abs(difference) > 2 * spread / math.sqrt(len(pairs))
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "difference": difference,
+        "spread": spread,
+        "pairs": len(pairs),
+        "supported": supported,
+    }
+
+
+def _write(study: Study, output: Path) -> dict[str, Any]:
+    report = {"study": study.name, "source": study.source, "rows": compare(study, output)}
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically(output / "study.json", json.dumps(report, indent=1).encode())
+    write_atomically(output / "study.md", as_markdown(report).encode())
+    return report
+
+
+HEADINGS = ("row", "runs", "mIoU %", "difference", "f-mIoU %", "difference", "paper's difference")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    cells = [row["row"], str(row["runs"])]
+    for measure in ("miou", "f_miou"):
+        summary = row[measure]
+        cells += [_percent(summary["mean"]), _difference(summary)]
+    paper = row["paper_difference"]
+    return [*cells, "" if paper is None else f"{paper:+.1f}"]
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _difference(summary: dict[str, Any]) -> str:
+    if summary["difference"] is None:
+        return ""
+    text = f"{100 * summary['difference']:+.1f}"
+    if summary["spread"] is not None:
+        text += f" ± {100 * summary['spread']:.1f}"
+    return text if summary["supported"] else f"({text})"
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The comparison as a Markdown table; a difference that the spread does not support stands in brackets."""
+    lines = [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
+    lines += [f"| {' | '.join(_cells(row))} |" for row in report["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+def as_table(report: dict[str, Any]) -> Table:
+    """The same for the terminal."""
+    table = Table(*HEADINGS, title=f"{report['study']} {report['source']}".strip())
+    for row in report["rows"]:
+        table.add_row(*_cells(row))
+    return table

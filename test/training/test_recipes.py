@@ -1,0 +1,255 @@
+"""Recipes: what is refused, how one stands on another, and that each of the package's trains on a tiny tree."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import cv2
+import lightning
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from drive_seg.labels import CAMVID32
+from drive_seg.training.data import SegmentationData
+from drive_seg.training.recipe import RecipeError, load_recipe
+from drive_seg.training.task import SegmentationTask
+
+CONFIG = Path(__file__).resolve().parents[2] / "config" / "train"
+RECIPES = sorted(path.stem for path in CONFIG.glob("*.yaml"))
+PUBLISHED = {
+    "dsnet_cityscapes_coarse",
+    "dsnet_cityscapes_fine",
+    "dsnet_cityscapes_tune",
+    *(f"fbnet_{net}_{encoder}_cityscapes" for net in ("fcn", "pspnet", "deeplabv3plus") for encoder in ("r50", "r101")),
+    "fbnet_deeplabv3plus_bdd100k",
+    "fbnet_deeplabv3plus_wrn38_cityscapes_coarse",
+    "fbnet_deeplabv3plus_wrn38_cityscapes",
+    "ifbfnet_r50_cityscapes",
+    "ifbfnet_r101_cityscapes",
+    "dfn_r101_voc",
+    "dfn_r101_cityscapes",
+}
+OWN = {"dsnet_camvid11", "dsnet_fbnet_camvid11", "dsnet_street19", "dsnet_synth19"}
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("optimizer.lr=fast", "optimizer.lr: .*valid number"),
+        ("optimizer.momentun=0.9", "optimizer.momentun: Extra inputs"),
+        ("schedule.epochs=0", "schedule.epochs: .*greater than or equal to 1"),
+        ("augmentation.scale=[2, 1]", "scale must be"),
+        ("optimizer.name=lion", "'adamw', 'adam' or 'sgd'"),
+        ("schedule.iterations=5", "schedule: .*give either epochs or iterations"),
+        ("accumulate=3", "batch_size 4 is not a multiple of accumulate x devices x nodes = 3"),
+        ("devices=8", "batch_size 4 is not a multiple of .* = 8"),
+        ("best=val_loss", "'val_miou' or 'val_f_miou'"),
+        ("augmentation.scales=[0.5, 0]", "scales must all be above 0"),
+        ("augmentation.patches={size: [0, 8], grid: [1, 1]}", "size and grid must each"),
+        ("data.train=[]", "data.train: .*at least 1 item"),
+        ("nonsense", "not of the form setting=value"),
+        ("name.first=x", "'name' is not a group"),
+    ],
+)
+def test_bad_settings_are_named(recipe_file, override, complaint):
+    with pytest.raises(RecipeError, match=complaint):
+        load_recipe(recipe_file, [override])
+
+
+def test_unreadable_recipes_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="cannot be read as YAML"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(RecipeError, match="not a mapping"):
+        load_recipe(tmp_path / "list.yaml")
+
+
+def write(folder: Path, *names: str, **values: str) -> Path:
+    for name in names:
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(values[name]))
+    return folder / f"{names[0]}.yaml"
+
+
+def test_a_recipe_stands_on_another(recipe_file, tmp_path):
+    """Mappings are laid over each other; scalars, lists and null take the place of what stood there."""
+    own = {
+        "base": "middle.yaml",
+        "name": "own",
+        "optimizer": {"name": "sgd"},
+        "schedule": {"epochs": None, "iterations": 7},
+        "losses": {"sel": None},
+    }
+    middle = {"base": recipe_file.name, "name": "middle", "optimizer": {"lr": 0.5}, "data": {"crop": [8, 8]}}
+    recipe = load_recipe(write(tmp_path, "own", "middle", own=own, middle=middle), ["losses.owfl=2.0"])
+    original = load_recipe(recipe_file)
+    assert recipe.name == "own" and recipe.optimizer.name == "sgd" and recipe.optimizer.lr == 0.5
+    assert recipe.schedule.iterations == 7 and recipe.schedule.epochs is None
+    assert recipe.schedule.warmup_epochs == original.schedule.warmup_epochs
+    assert recipe.losses == {"owfl": 2.0} and recipe.data.crop == (8, 8)
+    assert recipe.data.train == original.data.train
+
+
+def test_recipes_that_stand_on_each_other_are_refused(tmp_path):
+    one = write(tmp_path, "one", "two", one={"base": "two.yaml"}, two={"base": "one.yaml"})
+    with pytest.raises(RecipeError, match="stands on this file itself"):
+        load_recipe(one)
+    with pytest.raises(RecipeError, match="stands on this file itself"):
+        load_recipe(write(tmp_path, "self", self={"base": "self.yaml"}))
+    with pytest.raises(RecipeError, match=r"gone\.yaml: cannot be read"):
+        load_recipe(write(tmp_path, "lost", lost={"base": "gone.yaml"}))
+
+
+def test_every_published_row_has_a_recipe_of_its_name():
+    assert set(RECIPES) == PUBLISHED | OWN
+    for name in RECIPES:
+        assert load_recipe(CONFIG / f"{name}.yaml").name == name
+
+
+def test_stages_follow_one_another():
+    """Each starts from where `drive-seg train` leaves the best checkpoint of the one before, and none twice."""
+    for name in RECIPES:
+        recipe = load_recipe(CONFIG / f"{name}.yaml")
+        if recipe.warm_start is not None:
+            folder, stage, file = recipe.warm_start.split("/")
+            assert (folder, file) == ("runs", "best.safetensors") and stage in RECIPES and stage != name
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("dsnet_cityscapes_coarse", (80, None, "adam", 5e-4, 5e-4, 12, (512, 1024))),
+        ("dsnet_cityscapes_fine", (120, None, "adam", 1e-4, 2e-4, 16, (800, 800))),
+        ("dsnet_cityscapes_tune", (40, None, "sgd", 2e-5, 2e-4, 16, (800, 800))),
+        ("fbnet_deeplabv3plus_bdd100k", (180, None, "sgd", 0.01, 1e-4, 8, (832, 832))),
+        ("fbnet_deeplabv3plus_wrn38_cityscapes", (180, None, "sgd", 0.01, 1e-4, 8, (832, 832))),
+        ("ifbfnet_r50_cityscapes", (None, 81000, "sgd", 0.01, 5e-4, 8, (876, 876))),
+        ("dfn_r101_cityscapes", (None, 80000, "sgd", 4e-3, 1e-4, 32, (800, 800))),
+        ("dfn_r101_voc", (120, None, "sgd", 4e-3, 1e-4, 32, (512, 512))),
+    ],
+)
+def test_a_recipe_says_what_its_paper_prints(name, printed):
+    """Bases could be laid over wrongly: length, optimiser, rate, decay, batch and window as the papers have them."""
+    r = load_recipe(CONFIG / f"{name}.yaml")
+    length = (r.schedule.epochs, r.schedule.iterations)
+    assert (
+        *length,
+        r.optimizer.name,
+        r.optimizer.lr,
+        r.optimizer.weight_decay,
+        r.data.batch_size,
+        r.data.crop,
+    ) == printed
+
+
+SIZE = (40, 56)
+
+
+def write_pair(image: Path, label: Path, ids: list[int]) -> None:
+    """Stripes of the given ids with noise, the first rows void."""
+    drawn = np.array(ids, np.uint8)[np.arange(SIZE[1]) * len(ids) // SIZE[1]]
+    drawn = np.tile(drawn, (SIZE[0], 1))
+    noise = np.random.default_rng(0).integers(0, 60, (*SIZE, 3))
+    picture = (drawn[..., None].astype(int) * 6 + noise).clip(0, 255).astype(np.uint8)
+    for path, content in ((image, picture), (label, drawn)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), content)
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory) -> dict[str, Path]:
+    """Each dataset's layout, with two to four images of a few classes: dataset -> root."""
+    root = tmp_path_factory.mktemp("trees")
+    city, bdd, voc = root / "cityscapes", root / "bdd100k", root / "voc"
+    for part, kind, count in (("train", "Fine", 4), ("val", "Fine", 1), ("train_extra", "Coarse", 4)):
+        for i in range(count):
+            name = f"{part}/ulm/ulm_{i:06d}_000019"
+            image = city / "leftImg8bit" / f"{name}_leftImg8bit.png"
+            write_pair(image, city / f"gt{kind}" / f"{name}_gt{kind}_labelIds.png", [7, 8, 11, 17, 0, 26, 24])
+    for part, count in (("train", 4), ("val", 1)):
+        for i in range(count):
+            label = bdd / "labels" / "sem_seg" / "masks" / part / f"{i}.png"
+            write_pair(bdd / "images" / "10k" / part / f"{i}.jpg", label, [0, 1, 2, 255, 5, 13])
+            for dataset in ("camvid", "camvid32"):
+                folder = root / dataset / part
+                ids = (
+                    [3, 4, 1, 2, 8]
+                    if dataset == "camvid"
+                    else [CAMVID32.names.index(n) for n in ("Road", "Car", "Sky")]
+                )
+                write_pair(folder / "images" / f"{i}.png", folder / "labels" / f"{i}.png", ids)
+    (voc / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for split, labels, names in (("trainaug", "SegmentationClassAug", "abcd"), ("val", "SegmentationClass", "e")):
+        (voc / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
+        for name in names:
+            write_pair(voc / "JPEGImages" / f"{name}.jpg", voc / labels / f"{name}.png", [0, 7, 255, 15])
+    return {path.name: path for path in root.iterdir()}
+
+
+def tiny(name: str, trees: dict[str, Path]) -> list[str]:
+    """What makes a recipe small: the tiny trees, a window of 32x32, two steps of two images (with patches, of four)."""
+    recipe = load_recipe(CONFIG / f"{name}.yaml")
+
+    def moved(source):
+        own = {"seeds": [0, 1], "frames": 4, "size": [56, 40]} if source.dataset == "synth" else {}
+        root = {"root": str(trees[source.dataset])} if source.dataset != "synth" else {}
+        return {"dataset": source.dataset, **source.arguments, **own, **root}
+
+    patches = recipe.augmentation.patches
+    settings = {
+        "data.train": [moved(source) for source in recipe.data.train],
+        "data.val": [moved(source) for source in recipe.data.val],
+        "data.crop": [32, 32],
+        "data.batch_size": 2 if patches is None else 4,
+        "data.workers": 0,
+        "network.pretrained": None,
+        "warm_start": None,
+        "compile": False,
+    }
+    if patches is not None:
+        settings["augmentation.patches"] = {"size": [40, 36], "grid": [1, 2]}
+    return [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6)}" for key, value in settings.items()]
+
+
+TWIN = "fbnet_deeplabv3plus_wrn38_cityscapes_coarse"
+"""105 million parameters: a step takes seconds, and the second stage takes the same."""
+
+
+def test_the_largest_coarse_stage_differs_from_the_fine_one_in_labels_length_and_start_alone():
+    coarse, fine = (load_recipe(CONFIG / f"{name}.yaml").model_dump() for name in (TWIN, TWIN.removesuffix("_coarse")))
+    assert [key for key in coarse if coarse[key] != fine[key]] == [
+        "name",
+        "network",
+        "data",
+        "schedule",
+        "validate_every",
+        "warm_start",
+    ]
+    for part, keys in (("network", ["pretrained"]), ("data", ["train"]), ("schedule", ["epochs", "iterations"])):
+        assert [key for key in coarse[part] if coarse[part][key] != fine[part][key]] == keys
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != TWIN])
+def test_a_recipe_trains_two_steps_on_a_tiny_tree(name, trees):
+    recipe = load_recipe(CONFIG / f"{name}.yaml", tiny(name, trees))
+    torch.manual_seed(0)
+    data = SegmentationData(recipe)
+    task = SegmentationTask(recipe, data.targets, data.steps_per_epoch)
+    first = next(p for p in task.network.parameters() if p.ndim > 1)
+    before = first.detach().clone()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    trainer = lightning.Trainer(
+        fast_dev_run=2,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(task, data)
+    assert trainer.global_step == 2
+    assert torch.isfinite(trainer.callback_metrics["loss"]) and 0 <= trainer.callback_metrics["val_miou"] <= 1
+    assert {f"loss_{loss}" for loss in recipe.losses} <= trainer.callback_metrics.keys()
+    assert not torch.equal(first, before) and torch.isfinite(first).all()
