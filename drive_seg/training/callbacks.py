@@ -89,7 +89,7 @@ def _contract(task: SegmentationTask, epochs: int) -> Contract:
         options=recipe.network.options,
         label_map=task.label_map,
         input=task.input,
-        training=_without_folders(recipe),
+        training={**_without_folders(recipe), "teachers": task.teachers.origin},
         metrics={"validation": validation},
         licence=recipe.licence,
     )

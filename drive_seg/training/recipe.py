@@ -161,8 +161,9 @@ class Recipe(_Part):
 
     ``losses``: name -> weight, or name -> {weight: ..., options of that loss}; ``validate_every``: in epochs; ``best``:
     the score by which the best checkpoint is chosen, mIoU of all classes or of the foreground; ``warm_start``: a
-    checkpoint whose fitting weights are taken over; ``compile``: let torch.compile build the training step: minutes at
-    the start, faster steps after; ``precision``: auto is fp16 on CUDA and bf16 elsewhere, both mixed with fp32;
+    checkpoint whose fitting weights are taken over; ``teachers``: checkpoints with the same classes, files or names of
+    models, that the loss ``distillation`` learns from; ``compile``: let torch.compile build the training step: minutes
+    at the start, faster steps after; ``precision``: auto is fp16 on CUDA and bf16 elsewhere, both mixed with fp32;
     ``accumulate``: parts that a batch passes through each device in; ``devices``: GPUs per machine, or processes where
     there is none; ``nodes``: machines.
     """
@@ -178,6 +179,7 @@ class Recipe(_Part):
     validate_every: int = Field(1, ge=1)
     best: Literal["val_miou", "val_f_miou"] = "val_miou"
     warm_start: str | None = None
+    teachers: list[str] = []
     compile: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     accumulate: int = Field(1, ge=1)
@@ -201,6 +203,14 @@ class Recipe(_Part):
             raise ValueError(
                 f"data.batch_size {self.data.batch_size} is not a multiple of accumulate x devices x nodes = {parts}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _taught(self) -> Recipe:
+        if self.teachers and "distillation" not in self.losses:
+            raise ValueError("teachers are given, but losses has no 'distillation' that would learn from them")
+        if "distillation" in self.losses and not self.teachers:
+            raise ValueError("the loss 'distillation' needs teachers, a list of checkpoints")
         return self
 
     @property

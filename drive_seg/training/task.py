@@ -17,6 +17,7 @@ from drive_seg.training.optimization import build_optimizer, learning_rate
 from drive_seg.training.pretrained import load_pretrained
 from drive_seg.training.recipe import Recipe
 from drive_seg.training.targets import Targets
+from drive_seg.training.teachers import Teachers
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -27,12 +28,12 @@ class SegmentationTask(lightning.LightningModule):
         targets: the classes and groups of the labels, and their shares, for the losses that weight by them.
         steps_per_epoch: for the learning rate.
         resumes: all weights will come from a training checkpoint, so the files that the recipe starts from are not
-            read and may be gone.
+            read and may be gone. Teachers are read always.
 
     Batches are image uint8 BGR [B, 3, H, W] and label uint8 [B, H, W].
 
     Raises:
-        ValueError: if the network, its losses or a file it starts from does not fit.
+        ValueError: if the network, its losses, a file it starts from or a teacher does not fit.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SegmentationTask(lightning.LightningModule):
         network = networks.build(recipe.network.name, label_map.num_classes, **recipe.network.options)
         self.network = network.to(memory_format=torch.channels_last)
         self.losses = WeightedSum(recipe.losses, targets)
+        self.teachers = Teachers(recipe.teachers, label_map)
         self.confusion = ConfusionMatrix(label_map.num_classes, targets.groups)
         if recipe.compile:
             self.network.compile()
@@ -85,7 +87,7 @@ class SegmentationTask(lightning.LightningModule):
         training = self.network.training
         self.network.train()
         # forward, not a call: this size will not come again, it is not worth compiling for
-        loss, _ = self.losses(self.network.forward(self.input.normalise(image)), label)
+        loss, _ = self.losses(self.network.forward(self.input.normalise(image)), label, self.teachers(image))
         used = _leaves(loss)
         self.network.train(training)
         for name, buffer in self.network.named_buffers():
@@ -102,7 +104,7 @@ class SegmentationTask(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         image, label = batch
-        loss, terms = self.losses(self.network(self.input.normalise(image)), label)
+        loss, terms = self.losses(self.network(self.input.normalise(image)), label, self.teachers(image))
         together = self.trainer.world_size > 1
         named = {f"loss_{name}": term for name, term in terms.items()}
         self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=together)

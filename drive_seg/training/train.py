@@ -50,8 +50,9 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
     if several:
         task.freeze_unused()
     keep_best = KeepBest(folder)
+    epochs = whole_epochs(recipe.schedule, data.steps_per_epoch)
     trainer = lightning.Trainer(
-        max_epochs=whole_epochs(recipe.schedule, data.steps_per_epoch),
+        max_epochs=epochs,
         devices=recipe.devices,
         num_nodes=recipe.nodes,
         # The figures that Batch Norm gathers are the same on all devices already, or averaged before validation.
@@ -82,7 +83,7 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
             CSVLogger(folder, name="csv"),  # a file of its own per attempt: this logger wipes an older one
             TensorBoardLogger(folder, name="tensorboard", version=""),
         ],
-        check_val_every_n_epoch=recipe.validate_every,
+        check_val_every_n_epoch=min(recipe.validate_every, epochs),  # a short trial shall end in a checkpoint, too
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         enable_progress_bar=progress,

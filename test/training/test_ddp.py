@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from drive_seg import checkpoint
+from drive_seg import checkpoint, networks
+from drive_seg.checkpoint import Contract, InputSpec
+from drive_seg.labels import CAMVID11
 from drive_seg.networks import catalog
 from drive_seg.training.recipe import load_recipe
 from drive_seg.training.train import train
@@ -78,13 +80,23 @@ def scores(folder: Path) -> list[list[float]]:
     return [[float(row[name]) for name in ("val_miou", "val_f_miou", "val_accuracy")] for row in rows]
 
 
-def test_two_processes_make_the_steps_of_one(alone, together):
+@pytest.fixture
+def teacher(alone, tmp_path) -> Path:
+    """A network with random weights to learn from; ``alone`` has made the kind known."""
+    torch.manual_seed(3)
+    path = tmp_path / "teacher.safetensors"
+    checkpoint.save(path, networks.build("plain", 11), Contract("plain", {}, CAMVID11, InputSpec((48, 64))))
+    return path
+
+
+def test_two_processes_make_the_steps_of_one(alone, together, teacher):
     """2 x 2 images against 4: the same weights after four steps, and scores over all three validation images.
 
     Every image has the same number of labelled pixels, so the mean of two means is the mean over all. A branch without
-    a loss must not make the processes wait for its gradient.
+    a loss must not make the processes wait for its gradient, and neither must a teacher.
     """
     settings = ("network.name=plain", "optimizer={name: sgd, lr: 0.2, weight_decay: 0.0001}")
+    settings += ("losses={cross_entropy: 1.0, distillation: 1.0}", f"teachers=[{teacher}]")
     single, double = alone(*settings), together(*settings)
     one, two = last(single), last(double)
     assert one["global_step"] == two["global_step"] == 4

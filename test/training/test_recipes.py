@@ -11,7 +11,9 @@ import pytest
 import torch
 import yaml
 
-from drive_seg.labels import CAMVID32
+from drive_seg import checkpoint, networks
+from drive_seg.checkpoint import Contract, InputSpec
+from drive_seg.labels import CAMVID11, CAMVID32
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.recipe import RecipeError, load_recipe
 from drive_seg.training.task import SegmentationTask
@@ -31,7 +33,7 @@ PUBLISHED = {
     "dfn_r101_voc",
     "dfn_r101_cityscapes",
 }
-OWN = {"dsnet_camvid11", "dsnet_fbnet_camvid11", "dsnet_street19", "dsnet_synth19"}
+OWN = {"dsnet_camvid11", "dsnet_camvid11_distilled", "dsnet_fbnet_camvid11", "dsnet_street19", "dsnet_synth19"}
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,17 @@ def trees(tmp_path_factory) -> dict[str, Path]:
     return {path.name: path for path in root.iterdir()}
 
 
-def tiny(name: str, trees: dict[str, Path]) -> list[str]:
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    """A small, untrained network with CamVid's 11 classes."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    options = {"size": "0.5"}
+    contract = Contract("dsnet", options, CAMVID11, InputSpec((32, 32)))
+    checkpoint.save(path, networks.build("dsnet", CAMVID11.num_classes, **options), contract)
+    return path
+
+
+def tiny(name: str, trees: dict[str, Path], teacher: Path) -> list[str]:
     """What makes a recipe small: the tiny trees, a window of 32x32, two steps of two images (with patches, of four)."""
     recipe = load_recipe(CONFIG / f"{name}.yaml")
 
@@ -205,6 +217,7 @@ def tiny(name: str, trees: dict[str, Path]) -> list[str]:
         "data.workers": 0,
         "network.pretrained": None,
         "warm_start": None,
+        "teachers": [str(teacher)] * len(recipe.teachers),
         "compile": False,
     }
     if patches is not None:
@@ -231,8 +244,8 @@ def test_the_largest_coarse_stage_differs_from_the_fine_one_in_labels_length_and
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != TWIN])
-def test_a_recipe_trains_two_steps_on_a_tiny_tree(name, trees):
-    recipe = load_recipe(CONFIG / f"{name}.yaml", tiny(name, trees))
+def test_a_recipe_trains_two_steps_on_a_tiny_tree(name, trees, teacher):
+    recipe = load_recipe(CONFIG / f"{name}.yaml", tiny(name, trees, teacher))
     torch.manual_seed(0)
     data = SegmentationData(recipe)
     task = SegmentationTask(recipe, data.targets, data.steps_per_epoch)

@@ -18,7 +18,7 @@ class Bag:
     """Pictures of a camera and the label images with the very same header stamps (rosbag2 or rosbag1).
 
     Both are Image or CompressedImage messages; labels are ``mono8``, ``8UC1`` or 8-bit grey PNG, class ids and 255 =
-    void, such as ``drive-seg make-bag`` writes. Pictures without labels are passed over. The messages that are used are
+    void, such as the package's recorder writes. Pictures without labels are passed over. The messages that are used are
     read at the first sample and kept as they are in the bag.
 
     Args:

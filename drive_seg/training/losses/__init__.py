@@ -1,4 +1,7 @@
-"""Losses by name. Each takes a network's output and the labels, asks the output for what it needs, returns a scalar."""
+"""Losses by name. Each takes a network's output and the labels, asks the output for what it needs, returns a scalar.
+
+Distillation takes the logits of the teachers as well.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from drive_seg.networks import SegmentationOutput
 from drive_seg.networks.layers import resize
 from drive_seg.training.losses.border import BorderFocalLoss
+from drive_seg.training.losses.distillation import Distillation
 from drive_seg.training.losses.pixelwise import (
     CrossEntropy,
     FocalLoss,
@@ -98,6 +102,7 @@ _LOSSES: dict[str, Callable[..., nn.Module]] = {
     "auxiliary": AuxiliaryLoss,
     "deep_supervision": DeepSupervision,
     "pointwise_stages": PointwiseStageLoss,
+    "distillation": Distillation,
 }
 
 
@@ -108,6 +113,8 @@ def names() -> list[str]:
 
 def build(name: str, targets: Targets, **options: Any) -> nn.Module:
     """A loss: ``loss(output, label)`` takes a :class:`SegmentationOutput` and labels [B, H, W].
+
+    Distillation's is ``loss(output, label, teachers)``.
 
     Raises:
         ValueError: if no loss has that name, or not that option or value; the message lists those there are.
@@ -134,7 +141,7 @@ class WeightedSum(nn.Module):
         losses: name -> weight, or name -> {"weight": ..., further options of that loss}.
         targets: of the run.
 
-    Forward returns the total and the unweighted terms by name.
+    Forward returns the total and the unweighted terms by name; it takes the teachers' logits for distillation.
 
     Raises:
         ValueError: for a name that is no loss, or an option it has not.
@@ -149,6 +156,11 @@ class WeightedSum(nn.Module):
             self.weights[name] = float(options.pop("weight", 1.0))
             self.terms[name] = build(name, targets, **options)
 
-    def forward(self, output: SegmentationOutput, label: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = {name: term(output, label) for name, term in self.terms.items()}
+    def forward(
+        self, output: SegmentationOutput, label: Tensor, teachers: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        terms = {
+            name: term(output, label, teachers) if isinstance(term, Distillation) else term(output, label)
+            for name, term in self.terms.items()
+        }
         return sum(self.weights[name] * term for name, term in terms.items()), terms
