@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from drive_seg.networks.fold import fold as fold_network
 from drive_seg.runtimes import Runtime, parse_device
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -17,16 +18,20 @@ class TorchRuntime(Runtime):
         network: gives logits [B, C, h, w] at its input's size.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
         precision: "auto" (fp16 on CUDA, fp32 on the CPU), "fp32", "fp16" or "bf16".
+        fold: run a folded copy, see :mod:`drive_seg.networks.fold`; if False, the module itself, as it was trained.
 
     Raises:
         ValueError: if device or precision cannot be had; the sentence says what can.
     """
 
-    def __init__(self, network: nn.Module, device: str = "auto", precision: str = "auto") -> None:
+    name = "torch"
+
+    def __init__(self, network: nn.Module, device: str = "auto", precision: str = "auto", fold: bool = True) -> None:
         self.device = self.tensor_device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.dtype = PRECISIONS[self.precision]
-        self._network = network.eval().to(self.device, self.dtype, memory_format=torch.channels_last)
+        network = fold_network(network) if fold else network.eval()
+        self._network = network.to(self.device, self.dtype, memory_format=torch.channels_last)
 
     def __call__(self, batch: Tensor) -> Tensor:
         return self._network(batch)
