@@ -10,7 +10,7 @@
 ROS ?= jazzy
 LIBS ?= newest
 # EXTRAS=ros,test is what a vehicle has; INSTALL=plain copies the package into the environment instead of linking to it.
-EXTRAS ?= ros,replay,train,onnx,export,test
+EXTRAS ?= ros,replay,train,onnx,openvino,export,int8,test
 INSTALL ?= editable
 TESTS ?=
 

@@ -39,7 +39,9 @@ ROS = [
     "ros-rosgraph-msgs>=2.0",
 ]
 ONNX = ["onnxruntime>=1.20"]
-EXPORT = ["onnx>=1.16", "onnxscript>=0.2"]
+EXPORT = ["onnx>=1.16", "onnxscript>=0.2", "torch>=2.6"]
+OPENVINO = ["openvino>=2025.0"]
+INT8 = ["nncf>=2.14", *OPENVINO, *EXPORT]
 TEST = ["pytest>=8", "ruff>=0.6"]
 
 setup(
@@ -64,7 +66,9 @@ setup(
         "replay": REPLAY,
         "train": TRAIN,
         "onnx": ONNX,
+        "openvino": OPENVINO,
         "export": EXPORT,
+        "int8": INT8,
         "ros": ROS,
         "test": TEST,
     },

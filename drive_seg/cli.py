@@ -15,11 +15,15 @@ from rich.console import Console
 app = typer.Typer(help="Train, check and run the networks of drive_seg.", no_args_is_help=True, add_completion=False)
 _screen = Console(stderr=True)
 
-MODEL = "A .safetensors file, an .onnx file with <name>.contract.yaml beside it, or the name of a model of the package."
+MODEL = (
+    "A .safetensors file, an .onnx or OpenVINO .xml file with <name>.contract.yaml beside it, or the name of a model "
+    "of the package."
+)
 Checkpoint = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as JSON; - is standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
+Runtime = Annotated[str, typer.Option(help="auto, torch, onnxruntime or openvino.")]
 InputSize = Annotated[
     str | None,
     typer.Option(help="HEIGHTxWIDTH whose pixel count the network sees; the model's own if left out."),
@@ -128,6 +132,7 @@ def evaluate(
     input_size: InputSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    runtime: Runtime = "auto",
     output: Json = None,
 ) -> None:
     """Score a model on a labelled dataset: IoU, accuracy and boundaries by class and group.
@@ -149,7 +154,7 @@ def evaluate(
     )
     if precision == "auto" and not inference.as_on_the_vehicle:
         precision = "fp32"
-    segmenter = Segmenter.load(checkpoint, device, precision, _size(input_size))
+    segmenter = Segmenter.load(checkpoint, device, precision, _size(input_size), runtime, tell=_tell)
     arguments: dict[str, Any] = {"root": root, "split": split}
     if dataset in ("folder", "bag"):
         arguments["classes"] = segmenter.label_map
@@ -176,14 +181,105 @@ def segment(
     input_size: InputSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    runtime: Runtime = "auto",
 ) -> None:
     """Label images: label PNGs, colour and overlay pictures in a folder, or an overlay video with a legend."""
     from drive_seg.replay.segment import segment_source
     from drive_seg.segmenter import Segmenter
 
-    segmenter = Segmenter.load(model, device, precision, _size(input_size))
+    segmenter = Segmenter.load(model, device, precision, _size(input_size), runtime, tell=_tell)
     count, where = segment_source(segmenter, source, output, alpha)
     typer.echo(f"{count} images labelled, see {where}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .safetensors file, or a model of the package.")],
+    to: Annotated[str, typer.Option(help="onnx, for ONNX Runtime, or openvino.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="An .onnx file, or an .xml file for OpenVINO.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or for OpenVINO bf16 or int8.")] = "fp32",
+    size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH of the network's input, multiples of 8; the model's own if left out."),
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Instead: HEIGHTxWIDTH of the camera's images, as the node would see them.")
+    ] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(help="A folder, bag or video: images to calibrate int8 on, and to check on.")
+    ] = None,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare", help="Write no file: prepare that runtime for this model, on this machine and for you."
+        ),
+    ] = False,
+    dataset: Annotated[str | None, typer.Option(help="Kind of dataset on which to score before and after.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of it, as val.")] = None,
+    figures: Json = None,
+) -> None:
+    """Convert a checkpoint for ONNX Runtime or OpenVINO: to files with a contract, or for this machine alone.
+
+    The result is for one size of the network's input and is checked against PyTorch before it takes its place.
+    Calibration takes 128 images, a quarter of which it keeps for the comparison.
+    """
+    from drive_seg import checkpoint, export
+    from drive_seg.runtimes import onnx_file
+    from drive_seg.runtimes.prepared import prepare as prepare_for
+    from drive_seg.segmenter import Segmenter, network_size
+
+    path = checkpoint.find_model(model)
+    if onnx_file.is_file_with_contract(path):
+        raise ValueError(f"{path}: a checkpoint (.safetensors) is exported; this is an exported file already")
+    loaded = checkpoint.load(path)
+    if size and camera:
+        raise ValueError("--size and --camera are given; one of them says the size")
+    chosen = _size(size) or (network_size(loaded.contract.input.size, *_size(camera)) if camera else None)
+    if prepare:
+        if output or calibrate or dataset or precision != "fp32":
+            raise ValueError("--prepare takes none of --output, --precision, --calibrate and --dataset")
+        size_of_input = chosen or network_size(loaded.contract.input.size, *loaded.contract.input.size)
+        runtime = {"onnx": "onnxruntime"}.get(to, to)
+        where = prepare_for(runtime, loaded, size_of_input)
+        _print_json({"runtime": runtime, "size": list(size_of_input), "path": str(where)}, figures)
+        typer.echo(f"{path.name} is prepared for {runtime} in {size_of_input[0]}x{size_of_input[1]}: {where}", err=True)
+        return
+    if output is None:
+        raise ValueError("-o FILE or --prepare is needed: where shall the result go?")
+    done = export.export(loaded, output, to, precision, chosen, calibrate)
+    report: dict[str, Any] = {
+        "path": str(done.path),
+        "size": list(done.size),
+        "precision": done.precision,
+        "agreement": done.agreement,
+        "frames": done.frames,
+        "seen_in": done.seen_in,
+    }
+    typer.echo(
+        f"{done.path}: {done.precision}, {done.size[0]}x{done.size[1]}, labels {100 * done.agreement:.3f} % of the "
+        f"pixels of {done.frames} {done.seen_in} as PyTorch does in fp32",
+        err=True,
+    )
+    if dataset is not None:
+        from drive_seg.training import evaluation
+        from drive_seg.training.datasets import open_dataset
+
+        given: dict[str, Any] = {
+            key: value for key, value in {"root": root, "split": split}.items() if value is not None
+        }
+        if dataset in ("folder", "bag"):
+            given["classes"] = loaded.contract.label_map
+        for key, file, runtime in (("miou_before", path, "torch"), ("miou_after", done.path, "auto")):
+            segmenter = Segmenter.load(file, "cpu", "fp32" if runtime == "torch" else "auto", done.size, runtime)
+            scores = evaluation.evaluate(segmenter, open_dataset(dataset, **given))
+            report[key] = scores.miou()
+        typer.echo(
+            f"mIoU {100 * report['miou_before']:.2f} % before, {100 * report['miou_after']:.2f} % after", err=True
+        )
+    _print_json(report, figures)
 
 
 @app.command()
@@ -213,15 +309,73 @@ def synth(
 
 
 @app.command()
+def bench(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="WIDTHxHEIGHT of networks' inputs, width first; 640x360,1280x720 if left out, and 1920x1080 on CUDA.",
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="Images at once; 1,6 if left out, on the CPU 6 at the smallest size alone."),
+    ] = None,
+    what: Annotated[str, typer.Option(help="Which parts: network, segmenter, node.")] = "network,segmenter,node",
+    contenders: Annotated[
+        str | None,
+        typer.Option(help="By words, as 'dsnet int8,enet onnxruntime', or all; the usual, without int8, if left out."),
+    ] = None,
+    onnx: Annotated[list[Path] | None, typer.Option(help="Time this ONNX file, too; repeatable.")] = None,
+    model: Annotated[str, typer.Option(help="Checkpoint of the first network, Segmenter and node.")] = "dsnet_synth19",
+    seconds: Annotated[float, typer.Option(help="For each contender at each size and batch.")] = 2.0,
+    output: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw speed against size and parameters there, a PNG.")] = None,
+) -> None:
+    """Time networks, Segmenter and node against each other, in turn, in one run.
+
+    Sizes are WIDTHxHEIGHT here, 640x360, unlike in the other commands. Each contender's output is checked before it is
+    timed. One that fails is a row with the reason; the exit code is 0 only if all that was asked ran. What is not
+    installed is listed with the extra that brings it, and counts as a failure only if it was asked for by name.
+    """
+    from drive_seg.bench.plot import check_name, write_plot
+    from drive_seg.bench.report import as_tables
+    from drive_seg.bench.run import Plan, run, usual_sizes
+
+    plan = Plan(
+        device=device,
+        sizes=usual_sizes(device) if sizes is None else tuple(_width_by_height(text) for text in _parts(sizes)),
+        batches=None if batch is None else tuple(_count("batch", text) for text in _parts(batch)),
+        parts=tuple(_parts(what)),
+        wanted=tuple(_parts(contenders or "")),
+        onnx=tuple(onnx or ()),
+        model=model,
+        seconds=seconds,
+    )
+    if plot is not None:
+        check_name(plot)
+    with _screen.status("starting") as status:
+        outcome = run(plan, lambda text: status.update(text))
+    _print_json(outcome, output)
+    if str(output) != "-":
+        Console().print(as_tables(outcome))
+    if plot is not None:
+        write_plot(plot, outcome)
+    if not outcome["complete"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
-    """Print a model's contract and hash, after checking its hash, or an ONNX file against its contract."""
+    """Print a model's contract and hash, after checking its hash, or an ONNX or OpenVINO file against its contract."""
     from drive_seg import checkpoint as files
-    from drive_seg.runtimes import onnx_file, onnx_runtime
+    from drive_seg.runtimes import choice, onnx_file
 
     path = files.find_model(checkpoint)
-    if onnx_file.is_onnx(path):
+    if onnx_file.is_file_with_contract(path):
         loaded = onnx_file.read(path)
-        onnx_runtime.OnnxRuntime(loaded, device="cpu")
+        choice.for_file(loaded, "cpu", "auto", "auto", 0)
         about, size = {}, f"bytes: {len(loaded.model) + sum(map(len, loaded.weights.values())):,}"
     else:
         loaded = files.load(path)
@@ -233,6 +387,10 @@ def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
 
         typer.echo(f"{loaded.path}\nsha256: {loaded.sha256}\n{size}")
         typer.echo(yaml.safe_dump(loaded.contract.to_dict(), sort_keys=False, default_flow_style=None, width=110))
+
+
+def _tell(sentence: str) -> None:
+    _screen.print(sentence, style="yellow", markup=False, highlight=False)
 
 
 def _study(paths: list[Path], folder: Path, output: Path | None) -> None:
@@ -267,6 +425,24 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdigit() and width.isdigit()):
         raise ValueError(f"size '{text}' is not of the form HEIGHTxWIDTH, as 360x640")
     return int(height), int(width)
+
+
+def _width_by_height(text: str) -> tuple[int, int]:
+    """(height, width) of a WIDTHxHEIGHT."""
+    width, _, height = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ValueError(f"size '{text}' is not of the form WIDTHxHEIGHT, as 640x360")
+    return int(height), int(width)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _count(what: str, text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{what} '{text}' is not a whole number")
+    return int(text)
 
 
 def _number(what: str, text: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -14,11 +16,10 @@ from torch import Tensor, nn
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, Contract
 from drive_seg.labels import LabelMap
-from drive_seg.runtimes import MULTIPLE, Runtime, onnx_file
-from drive_seg.runtimes.onnx_runtime import OnnxRuntime
+from drive_seg.runtimes import MULTIPLE, Runtime, Size, choice, onnx_file
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 
-Size = tuple[int, int]
+log = logging.getLogger("drive_seg")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Segmentation:
 
 
 class Segmenter:
-    """A checkpoint, or an ONNX file with its contract, ready to label images.
+    """A checkpoint, or an ONNX or OpenVINO file with its contract, ready to label images.
 
     ``segmenter(image)`` reads as the road of a frame: upload, resize and normalise, network, class ids at the image's
     own size. On a CPU the same image always gives the same labels.
@@ -49,6 +50,9 @@ class Segmenter:
         precision: "auto" (fp16 on CUDA, fp32 on the CPU), "fp32", "fp16" or "bf16".
         input_size: (height, width) whose pixel count the network sees instead of the contract's.
         sha256: the model's content hash.
+
+    Attributes:
+        runtime: who executes it: "torch", "onnxruntime" or "openvino".
 
     Raises:
         ValueError: if device, precision or input size cannot be had; the sentence says what can.
@@ -65,6 +69,7 @@ class Segmenter:
     ) -> None:
         self.contract, self.sha256 = contract, sha256
         self._network = network if isinstance(network, Runtime) else TorchRuntime(network, device, precision)
+        self.runtime = self._network.name
         self.device, self.precision = self._network.device, self._network.precision
         self.input_size = _checked_size(input_size) if input_size is not None else contract.input.size
         fixed = self._network.fixed_size
@@ -73,21 +78,37 @@ class Segmenter:
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "auto", precision: str = "auto", input_size: Size | None = None
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        precision: str = "auto",
+        input_size: Size | None = None,
+        runtime: str = "auto",
+        threads: int = 0,
+        tell: Callable[[str], None] = log.info,
     ) -> Segmenter:
-        """From a checkpoint, an ONNX file with its contract beside it, or the name of a model of the package.
+        """From a checkpoint, an ONNX or OpenVINO file with its contract, or the name of a model of the package.
+
+        Args:
+            path, device, precision, input_size: see the class; a file that is no checkpoint brings its precision.
+            runtime: "auto" (the fastest that is installed and, for a checkpoint, prepared), "torch", "onnxruntime" or
+                "openvino". One that was asked for by name is prepared here if it is not yet, which takes a while.
+            threads: how many the network may use on the CPU; 0 is the runtime's own choice.
+            tell: receives sentences for the log: what is being prepared, what is not prepared and how to change that.
 
         Raises:
             CheckpointError: if the file may not be used.
-            ValueError: if device, precision or input size cannot be had.
+            ValueError: if device, precision, input size, runtime or threads cannot be had.
         """
         path = checkpoint.find_model(path)
-        if onnx_file.is_onnx(path):
+        if onnx_file.is_file_with_contract(path):
             file = onnx_file.read(path)
-            runtime = OnnxRuntime(file, device, precision)
-            return cls(runtime, file.contract, input_size=input_size, sha256=file.sha256)
+            executor = choice.for_file(file, device, precision, runtime, threads)
+            return cls(executor, file.contract, input_size=input_size, sha256=file.sha256)
         loaded = checkpoint.load(path)
-        return cls(loaded.build_network(), loaded.contract, device, precision, input_size, loaded.sha256)
+        size = _checked_size(input_size or loaded.contract.input.size)
+        executor = choice.for_checkpoint(loaded, device, precision, runtime, threads, network_size(size, *size), tell)
+        return cls(executor, loaded.contract, input_size=size, sha256=loaded.sha256)
 
     @property
     def label_map(self) -> LabelMap:
@@ -106,8 +127,7 @@ class Segmenter:
         """
         if self._network.fixed_size is not None:
             return self._network.fixed_size
-        scale = (self.input_size[0] * self.input_size[1] / (height * width)) ** 0.5
-        return _multiple(height * scale), _multiple(width * scale)
+        return network_size(self.input_size, height, width)
 
     def warm_up(self, sizes: list[Size]) -> None:
         """Label grey images of these (height, width), alone and together, so that the first frame is no slower."""
@@ -191,7 +211,8 @@ class Segmenter:
 def _decide(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
     """[B, C, h, w] -> ids uint8 [B, h, w], and 255 x softmax maximum uint8 [B, h, w] if asked for."""
     if not confidence:
-        return logits.argmax(1).to(torch.uint8), None
+        # not argmax: on a CPU it takes three times as long where each class is a plane of its own (ONNX, OpenVINO)
+        return logits.max(1).indices.to(torch.uint8), None
     largest, ids = logits.float().max(1)
     # softmax maximum = 1 / sum exp(logit - largest)
     total = (logits.float() - largest.unsqueeze(1)).exp().sum(1)
@@ -202,6 +223,12 @@ def _to_size(plane: Tensor, size: Size) -> Tensor:
     if plane.shape == size:
         return plane
     return F.interpolate(plane[None, None], size, mode="nearest-exact")[0, 0]
+
+
+def network_size(input_size: Size, height: int, width: int) -> Size:
+    """(height, width) of about the pixel count of the input size, of an image's aspect, in multiples of 8."""
+    scale = (input_size[0] * input_size[1] / (height * width)) ** 0.5
+    return _multiple(height * scale), _multiple(width * scale)
 
 
 def _multiple(length: float) -> int:

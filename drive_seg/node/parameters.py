@@ -46,8 +46,8 @@ def _check_cameras(value: Iterable[str]) -> str | None:
 NODE_SPECS: Mapping[str, Spec] = {
     "model": Spec(
         "dsnet_synth19",
-        "what to run: a name of the package's models folder, or a path to a .safetensors file, or to an .onnx file "
-        "with <name>.contract.yaml beside it",
+        "what to run: a name of the package's models folder, or a path to a .safetensors file, or to an .onnx or "
+        ".xml file with <name>.contract.yaml beside it",
         check=check_model,
     ),
     "cameras": Spec(
@@ -77,6 +77,12 @@ NODE_SPECS: Mapping[str, Spec] = {
         "arithmetic of the network: auto, fp32, fp16 or bf16",
         check=one_of("auto", "fp32", "fp16", "bf16"),
     ),
+    "runtime": Spec(
+        "auto",
+        "who executes the network: auto (the fastest that is installed and prepared), torch, onnxruntime or openvino",
+        check=one_of("auto", "torch", "onnxruntime", "openvino"),
+    ),
+    "threads": Spec(0, "CPU threads of the network; 0 is the runtime's own choice", span=(0, 1024)),
     "input_size": Spec(
         [0, 0],
         "[height, width] whose pixel count the network sees; [0, 0] is the model's own",
@@ -123,6 +129,8 @@ class NodeParameters:
     model: str
     device: str
     precision: str
+    runtime: str
+    threads: int
     input_size: tuple[int, int] | None
     publish_confidence: bool
     reliable_input: bool
@@ -182,6 +190,8 @@ def read(node: Node) -> NodeParameters:
         model=value("model"),
         device=value("device"),
         precision=value("precision"),
+        runtime=value("runtime"),
+        threads=value("threads"),
         input_size=(size[0], size[1]) if any(size) else None,
         publish_confidence=value("publish_confidence"),
         reliable_input=value("input_reliability") == "reliable",

@@ -109,7 +109,7 @@ class SegmentationNode(LifecycleNode):
         wanted = parameters.read(self)
         self.get_logger().info(f"loading model {wanted.model}")
         try:
-            model = Model.load(wanted)
+            model = Model.load(wanted, self.get_logger().info)
         except (ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE

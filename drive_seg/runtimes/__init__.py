@@ -1,6 +1,8 @@
-"""Who executes the network: PyTorch a checkpoint (``pytorch``), ONNX Runtime a user's own file (``onnx_runtime``).
+"""Who executes the network.
 
-Nothing here imports onnxruntime before an ONNX file is to run.
+PyTorch a checkpoint (``pytorch``), ONNX Runtime and OpenVINO a checkpoint that was prepared for them (``prepared``) or
+a user's own file (``onnx_runtime``, ``openvino_runtime``); ``choice`` decides. Nothing here imports onnxruntime or
+openvino before it is to run something.
 """
 
 from __future__ import annotations
@@ -10,6 +12,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+Size = tuple[int, int]
+"""(height, width)."""
+NAMES = ("auto", "torch", "onnxruntime", "openvino")
+"""What a user may ask for."""
 MULTIPLE = 8
 """Sides of a network's input are multiples of this, unless its file fixes them."""
 
@@ -18,15 +24,17 @@ class Runtime(ABC):
     """A network that is ready to run on a device.
 
     Attributes:
+        name: "torch", "onnxruntime" or "openvino".
         device: where the network computes: "cpu", "cuda" or "cuda:N".
         tensor_device: where it takes its input and leaves its output.
-        precision: "fp32", "fp16" or "bf16", of its input.
-        dtype: the same for torch.
+        precision: what it computes in: "fp32", "fp16", "bf16" or "int8".
+        dtype: of its input.
         fixed_size: the one (height, width) of its input; None if it takes any.
         one_by_one: it takes no more than one image at once.
         gives_ids: it decides for itself: class ids come out, so nothing is known of their probability.
     """
 
+    name: str
     device: str
     tensor_device: str
     precision: str
@@ -43,7 +51,8 @@ class Runtime(ABC):
             batch: [B, 3, h, w] of ``dtype`` on ``tensor_device``, normalised as the contract says.
 
         Returns:
-            logits [B, C, h, w], or ids uint8 [B, h', w'] of the label map or 255 if ``gives_ids``.
+            logits [B, C, h, w], or ids uint8 [B, h', w'] of the label map or 255 if ``gives_ids``. The next call may
+            overwrite them.
         """
 
 

@@ -1,6 +1,7 @@
 """A user's own network: an ONNX file, and beside it ``<name>.contract.yaml`` with what the file does not say.
 
-Only files are read here; :mod:`drive_seg.runtimes.onnx_runtime` runs them.
+OpenVINO's form, an .xml file with a .bin file, is taken just so. Only files are read here;
+:mod:`drive_seg.runtimes.onnx_runtime` and :mod:`drive_seg.runtimes.openvino_runtime` run them.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -18,7 +22,7 @@ from drive_seg.checkpoint import CheckpointError, Contract, InputSpec, canonical
 from drive_seg.labels import VOID, LabelMap, label_map
 from drive_seg.networks.layers import one_of
 
-SUFFIX = ".onnx"
+SUFFIX, OPENVINO_SUFFIX = ".onnx", ".xml"
 REQUIRED = ("label_map", "channel_order", "mean", "std", "input_size", "output", "licence")
 OPTIONAL = ("scale", "output_name")
 OUTPUTS = ("logits", "ids")
@@ -26,13 +30,13 @@ OUTPUTS = ("logits", "ids")
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file with its contract, as they lie on the disk; whether they fit shows when it is run.
+    """An ONNX or OpenVINO file with its contract, as they lie on the disk; whether they fit shows when it is run.
 
     Attributes:
-        path: of the ONNX file.
+        path: of the file.
         contract: ``network`` is "onnx"; ``options`` holds ``output`` and, where given, ``output_name``.
-        model: the bytes of the ONNX file.
-        weights: the bytes of the files that hold its weights, by name; empty where they are in the ONNX file itself.
+        model: the bytes of the file.
+        weights: the bytes of the files that hold its weights, by name; empty where they are in the file itself.
         sha256: over the model, the weights in the order of their names, and the contract's canonical JSON.
     """
 
@@ -42,13 +46,33 @@ class OnnxFile:
     weights: dict[str, bytes]
     sha256: str
 
+    @contextmanager
+    def unpacked(self) -> Iterator[Path]:
+        """The model's path in a folder that holds what was hashed and nothing else.
+
+        A model may name any file for its weights, so it is read from nowhere else.
+        """
+        with TemporaryDirectory(prefix="drive_seg_") as folder:
+            for name, data in {self.path.name: self.model, **self.weights}.items():
+                (Path(folder) / name).write_bytes(data)
+            yield Path(folder) / self.path.name
+
 
 def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == SUFFIX
 
 
+def is_openvino(path: Path) -> bool:
+    return path.suffix.lower() == OPENVINO_SUFFIX
+
+
+def is_file_with_contract(path: Path) -> bool:
+    """Whether a model is not a checkpoint, by its name."""
+    return is_onnx(path) or is_openvino(path)
+
+
 def read(path: str | Path) -> OnnxFile:
-    """Read an ONNX file and its contract.
+    """Read an ONNX or OpenVINO file and its contract.
 
     Raises:
         CheckpointError: if one of the files is missing or cannot be read, or a key of the contract is unknown, missing
@@ -58,9 +82,11 @@ def read(path: str | Path) -> OnnxFile:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     contract = read_contract(path)
-    # Exporters call the file of weights m.onnx.data or m.onnx_data. What is hashed is what will run: the runtime is
-    # given these bytes and no other file.
-    own = re.compile(re.escape(path.name) + r"[._]data(_\d+)?")
+    # Exporters call the file of weights m.onnx.data or m.onnx_data, and m.bin for m.xml. What is hashed is what will
+    # run: the runtime is given these bytes and no other file.
+    own = re.compile(
+        re.escape(path.stem) + r"\.bin" if is_openvino(path) else re.escape(path.name) + r"[._]data(_\d+)?"
+    )
     try:
         weights = {file.name: file.read_bytes() for file in sorted(path.parent.iterdir()) if own.fullmatch(file.name)}
         model = path.read_bytes()
@@ -74,12 +100,12 @@ def read(path: str | Path) -> OnnxFile:
 
 
 def contract_path(path: Path) -> Path:
-    """Where the contract of an ONNX file lies: ``pidnet.onnx`` -> ``pidnet.contract.yaml``."""
+    """Where the contract of such a file lies: ``pidnet.onnx`` -> ``pidnet.contract.yaml``."""
     return path.with_suffix(".contract.yaml")
 
 
 def read_contract(path: Path) -> Contract:
-    """The contract of the ONNX file at ``path``.
+    """The contract of the file at ``path``.
 
     Raises:
         CheckpointError: if it is missing or no YAML, or a key is unknown, missing or wrong.
@@ -123,7 +149,7 @@ def _contract(data: Any, name: str) -> Contract:
 
 
 def _labels(given: Any, name: str) -> LabelMap:
-    """The label map of that name, or of these classes; it is then called like the ONNX file."""
+    """The label map of that name, or of these classes; it is then called like the file."""
     if isinstance(given, str):
         return label_map(given)
     if not isinstance(given, list) or not given:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +16,7 @@ from drive_seg.networks.layers import resize
 from drive_seg.runtimes import MULTIPLE, Runtime, parse_device
 from drive_seg.runtimes.onnx_file import OnnxFile, contract_path
 from drive_seg.runtimes.pytorch import PRECISIONS
+from drive_seg.runtimes.sessions import import_runtime, thread_count
 
 _FLOATS = {"tensor(float)": "fp32", "tensor(float16)": "fp16"}
 
@@ -34,20 +32,22 @@ class OnnxRuntime(Runtime):
         device: "auto" and "cpu" are the CPU. "cuda" and "cuda:N" need an onnxruntime that offers CUDA; the authors have
             never run it. Images are then normalised on the CPU, and each result comes back to it.
         precision: "auto", or what the file computes in by the type of its input: "fp32" or "fp16".
+        threads: 0 is onnxruntime's own choice.
 
     Raises:
         CheckpointError: if onnxruntime is missing or cannot run the file, or the file does not fit its contract.
         ValueError: if device or precision cannot be had.
     """
 
+    name = "onnxruntime"
     tensor_device = "cpu"
 
-    def __init__(self, file: OnnxFile, device: str = "auto", precision: str = "auto") -> None:
+    def __init__(self, file: OnnxFile, device: str = "auto", precision: str = "auto", threads: int = 0) -> None:
         self._path, self._contract = file.path, file.contract
         self._classes = file.contract.label_map
         self.gives_ids = file.contract.options["output"] == "ids"
         self.device = "cpu" if device == "auto" else device
-        self._session = self._open(file, _import_onnxruntime())
+        self._session = self._open(file, threads)
         self._input = self._only_input()
         self._output = self._chosen_output()
         self.one_by_one, self.fixed_size = self._check_input()
@@ -64,24 +64,18 @@ class OnnxRuntime(Runtime):
         logits = torch.from_numpy(values).float()
         return logits if logits.shape[-2:] == batch.shape[-2:] else resize(logits, batch.shape[-2:])
 
-    def _open(self, file: OnnxFile, onnxruntime: ModuleType) -> Any:
+    def _open(self, file: OnnxFile, threads: int) -> Any:
         """A session of what was read and hashed."""
+        onnxruntime = _import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # whatever goes wrong comes as an exception, too
-        # One thread per core is onnxruntime's own choice. It knows nothing of OMP_NUM_THREADS and
-        # torch.set_num_threads, by which a user keeps cores free for others.
-        if torch.get_num_threads() < (os.cpu_count() or 1):
-            options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = thread_count(threads)
         providers = _providers(self.device, onnxruntime.get_available_providers())
-        # An ONNX file may name any file for its weights: a folder that holds what was hashed and nothing else.
-        with TemporaryDirectory(prefix="drive_seg_") as folder:
-            model = Path(folder) / file.path.name
-            for name, data in {model.name: file.model, **file.weights}.items():
-                (model.parent / name).write_bytes(data)
+        with file.unpacked() as model:
             try:
                 session = onnxruntime.InferenceSession(model, options, providers=providers)
             except Exception as error:  # onnxruntime's exceptions have no other base
-                reason = _in_words(error)
+                reason, folder = _in_words(error), str(model.parent)
                 if folder in reason.replace(f"{model} ", ""):  # of another file than the model itself
                     reason += f"; weights in a file of their own are read from {model.name}.data or {model.name}_data"
                 raise self._misfit(
@@ -177,13 +171,12 @@ class OnnxRuntime(Runtime):
 
 def _import_onnxruntime() -> ModuleType:
     try:
-        import onnxruntime
-    except ImportError as error:
+        return import_runtime("onnxruntime")
+    except ValueError as error:
         raise CheckpointError(
-            f"an ONNX file needs onnxruntime, which cannot be imported ({error}): install it with pip, by itself or as "
-            "the extra 'onnx' of drive_seg"
+            f"an ONNX file needs onnxruntime, which cannot be imported ({error.__cause__}): install it with pip, by "
+            "itself or as the extra 'onnx' of drive_seg"
         ) from error
-    return onnxruntime
 
 
 def _providers(device: str, offered: list[str]) -> list[Any]:

@@ -336,7 +336,7 @@ def test_what_is_no_onnx_is_refused(tmp_path):
     [
         ({"licence": None, "std": None}, "std is missing, licence is missing; the keys are label_map, channel_order"),
         ({"stddev": [1, 1, 1]}, "stddev is unknown; the keys are"),
-        ({"label_map": "city"}, "no label map is called 'city'; there are: camvid11, cityscapes19"),
+        ({"label_map": "city"}, "no label map is called 'city'; there are: camvid11, camvid32, cityscapes19, voc21"),
         ({"label_map": []}, "neither the name of one nor a list of classes"),
         ({"label_map": [{"id": 0, "name": "a"}]}, "a class has id, name and color, not {'id': 0, 'name': 'a'}"),
         ({"label_map": [{"id": 1, "name": "a", "color": [0, 0, 0]}]}, "must have the ids 0..0 in order"),

@@ -119,6 +119,7 @@ def test_senseless_values_are_refused(settings, complaint):
 class Fixed(Runtime):
     """A runtime of one input size, or one that gives ids."""
 
+    name = "fixed"
     device = tensor_device = "cpu"
     precision, dtype = "fp32", torch.float32
 

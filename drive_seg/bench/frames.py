@@ -1,0 +1,161 @@
+"""The Segmenter end to end: from a 1280x720 BGR image in memory to label, or label and colour, at its size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from drive_seg.bench import checks
+from drive_seg.bench.machine import PeakMemory
+from drive_seg.bench.rows import Cell, Row, Size, size_text
+from drive_seg.bench.subjects import Subject, batch_of, image
+from drive_seg.bench.timing import Clock, measure, percentile
+from drive_seg.bench.ways import EAGER, ways
+from drive_seg.runtimes.pytorch import TorchRuntime
+from drive_seg.segmenter import Segmenter
+
+IMAGE = (720, 1280)
+OUTPUTS = ("label", "label + colour")
+_EAGER_CALL = "eager"
+
+
+def bench_segmenter(
+    subject: Subject,
+    sizes: Sequence[Size],
+    device: str,
+    seconds: float,
+    tell: Callable[[str], None] = lambda text: None,
+    clock: Clock = time.perf_counter,
+) -> list[Row]:
+    """Time a Segmenter in each runtime, for label alone and with the colour image; stages are in the details.
+
+    Args:
+        subject: a network with its checkpoint.
+        sizes: (height, width) that the network sees; the image is always 1280x720.
+        device: "cpu" or "cuda...".
+        seconds: for each row.
+        tell: hears what is being done.
+        clock: gives seconds.
+    """
+    picture = image(IMAGE)
+    return [row for size in sizes for row in _bench_size(subject, size, device, seconds, picture, tell, clock)]
+
+
+def _bench_size(
+    subject: Subject,
+    size: Size,
+    device: str,
+    seconds: float,
+    picture: np.ndarray,
+    tell: Callable[[str], None],
+    clock: Clock,
+) -> list[Row]:
+    where = f"Segmenter at {size_text(size)}"
+    network = subject.build().to(device)
+    reference = Segmenter(
+        TorchRuntime(subject.build(), device, "fp32", fold=False), subject.checkpoint.contract, input_size=size
+    )
+    wanted = reference(picture).label
+    seen = reference.network_size(*IMAGE)
+    batch = batch_of(1, seen, device)
+    calls: dict[str, Callable[[], object]] = {_EAGER_CALL: lambda: _eager(network, batch, device)}
+    rows: dict[str, Row] = {}
+    kept: dict[str, list[dict[str, float]]] = {}
+    for way in (way for way in ways(device) if not way.slow_to_open):
+        tell(f"{where}: opening {way.runtime} {way.precision}")
+        opened = [Row("segmenter", output, way.runtime, way.precision, size_text(size), 1) for output in OUTPUTS]
+        for row in opened:
+            rows[_label(row)] = row
+        try:
+            memory = PeakMemory(device)
+            with torch.no_grad():
+                runtime = way.open(subject, Cell(seen, 1, device))
+            segmenter = Segmenter(runtime, subject.checkpoint.contract, input_size=size)
+            memory.reset()
+            agreement = check_label(segmenter(picture).label, wanted, subject.classes)
+        except Exception as error:  # whatever it is, it costs these rows and none of the others
+            for row in opened:
+                row.fail(error)
+            continue
+        for row in opened:
+            row.agreement, row.peak_memory_mib, row.parameters = agreement, memory.mib(), subject.parameters
+            row.details["image"] = size_text(IMAGE)
+            stages = kept[_label(row)] = []
+            calls[_label(row)] = _call(segmenter, picture, row.name == OUTPUTS[1], stages)
+    tell(f"{where}: timing {len(calls)} in turn")
+    outcomes = measure(calls, seconds, clock)
+    eager = outcomes.pop(_EAGER_CALL)
+    if isinstance(eager, Exception):
+        raise eager
+    beside = Row("network", subject.name, EAGER, "fp32", size_text(size), 1)
+    beside.take(eager)
+    for label, outcome in outcomes.items():
+        row = rows[label]
+        if isinstance(outcome, Exception):
+            row.fail(outcome)
+            continue
+        row.take(outcome)
+        row.compare(beside)
+        row.details |= stage_figures(kept[label][-len(outcome) :], outcome)
+    return list(rows.values())
+
+
+def check_label(label: np.ndarray, wanted: np.ndarray, classes: int) -> float:
+    """The share of pixels where a label image equals the wanted one.
+
+    Raises:
+        WrongOutputError: if it is no uint8 [H, W] of ids below ``classes``, or the share is below that for fp32.
+    """
+    if label.dtype != np.uint8 or label.shape != wanted.shape:
+        raise checks.WrongOutputError(f"its label is {label.dtype} {list(label.shape)}, not uint8 {list(wanted.shape)}")
+    if label.max() >= classes:
+        raise checks.WrongOutputError(f"its label holds the id {label.max()}, and there are {classes} classes")
+    share = float((label == wanted).mean())
+    if share < checks.AGREEMENT["fp32"]:
+        raise checks.WrongOutputError(f"its label equals eager's on {share:.2%} of the pixels")
+    return share
+
+
+def stage_figures(stages: Sequence[dict[str, float]], totals: Sequence[float]) -> dict[str, object]:
+    """Median of each stage in ms, and of what a run takes beside the network.
+
+    Args:
+        stages: of each run, seconds by stage.
+        totals: seconds of the same runs.
+    """
+    names = list(dict.fromkeys(name for run in stages for name in run))
+    beside = [total - run["network"] for total, run in zip(totals, stages, strict=True)]
+    return {
+        "stages_ms": {name: 1e3 * percentile([run[name] for run in stages], 50) for name in names},
+        "beside_the_network_ms": 1e3 * percentile(beside, 50),
+    }
+
+
+def _call(
+    segmenter: Segmenter, picture: np.ndarray, colour: bool, kept: list[dict[str, float]]
+) -> Callable[[], object]:
+    def call() -> object:
+        stages: dict[str, float] = {}
+        label = segmenter(picture, stages=stages).label
+        if colour:
+            started = time.perf_counter()
+            segmenter.label_map.colorize(label)
+            stages["colour"] = time.perf_counter() - started
+        kept.append(stages)
+        return label
+
+    return call
+
+
+@torch.inference_mode()
+def _eager(network: torch.nn.Module, batch: torch.Tensor, device: str) -> None:
+    network(batch)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def _label(row: Row) -> str:
+    return f"{row.name} {row.runtime} {row.precision}"

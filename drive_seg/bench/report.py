@@ -1,0 +1,121 @@
+"""What ``drive-seg bench`` prints: the rows of a run as tables for a terminal of 100 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from drive_seg.bench.rows import FAILED, MISSING, RAN
+
+TITLES = {
+    "network": "Networks alone, {size}, batch {batch}",
+    "segmenter": "Segmenter, 1280x720 BGR image to label, network at {size}",
+    "node": "Node over DDS, 1280x720 bgr8, stamp to received mask, network at {size}",
+}
+CAPTION = (
+    "ms: median and 10th to 90th percentile of a whole batch. eager: times the unfolded network in PyTorch (fp32, "
+    "NCHW, all threads), of the same network, for a file of the first. same: pixels with eager's class. MiB: peak "
+    "memory of opening and running. peak, copy: fractions of the machine's fastest matrix product and memory copy."
+)
+SHORT = {FAILED: Text("failed", style="red"), MISSING: Text("absent", style="dim")}
+
+
+def as_tables(outcome: dict[str, Any]) -> RenderableType:
+    """The outcome of :func:`drive_seg.bench.run.run`."""
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in outcome["rows"]:
+        groups.setdefault((row["part"], row["size"], row["batch"]), []).append(row)
+    parts: list[RenderableType] = [Text(line) for line in _machine(outcome)]
+    parts += [_table(rows) for rows in groups.values()]
+    parts.append(Text(CAPTION, style="dim"))
+    parts += [Text(line) for row in outcome["rows"] for line in _details(row)]
+    return Group(*parts)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    first = rows[0]
+    title = TITLES[first["part"]].format(**first) if first["size"] else "Could not be opened"
+    table = Table(box=box.SIMPLE, pad_edge=False, title=title, title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("name", max_width=20)
+    table.add_column("runtime", max_width=16, min_width=11)
+    table.add_column("", no_wrap=True)
+    for name in ("ms", "p10 - p90", "eager", "same", "MiB", "peak", "copy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    failures = []
+    for row in rows:
+        ran = row["status"] == RAN
+        table.add_row(
+            row["name"],
+            row["runtime"],
+            row["precision"],
+            _ms(row["median_ms"]) if ran else SHORT[row["status"]],
+            f"{_ms(row['p10_ms'])} - {_ms(row['p90_ms'])}" if ran else "",
+            _figure(row["ratio_to_eager"], ".2f"),
+            _percent(row["agreement"], 1),
+            _figure(row["peak_memory_mib"], ".0f"),
+            _percent(row["fraction_of_peak"]),
+            _percent(row["fraction_of_bandwidth"]),
+        )
+        if not ran:
+            failures.append(f"{row['name']} {row['runtime']} {row['precision']}: {row['reason']}")
+    table.caption, table.caption_justify = Text("\n".join(failures)) if failures else None, "left"
+    return table
+
+
+def _machine(outcome: dict[str, Any]) -> list[str]:
+    about, ceilings = outcome["machine"], outcome["roofline"]
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    load, end = about["load"], about["at_the_end"]
+    speeds = ", ".join(f"{value:.0f} in {kind}" for kind, value in ceilings["gflops"].items())
+    gpu = f"; {about['gpu']['name']}, CUDA {about['gpu']['cuda']}" if about["gpu"] else ""
+    return [
+        f"{about['cpu'] or 'unknown processor'}, {about['cores']} cores, {about['threads']} threads{gpu}",
+        versions,
+        f"load {_load(load)} at the start and {_load(end['load'])} at the end; "
+        f"clock {_figure(about['clock_mhz'], '.0f')} and {_figure(end['clock_mhz'], '.0f')} MHz",
+        f"GFLOP/s of matrix products: {speeds}; memory copy {ceilings['copy_gb_per_s']:.1f} GB/s; "
+        f"the run took {outcome['seconds'] / 60:.1f} minutes",
+    ]
+
+
+def _details(row: dict[str, Any]) -> list[str]:
+    details = row["details"]
+    if row["part"] == "segmenter" and "stages_ms" in details:
+        stages = ", ".join(f"{name} {_ms(value)}" for name, value in details["stages_ms"].items())
+        return [
+            f"{row['name']}, {row['runtime']} {row['precision']} at {row['size']}: {stages}; beside the network "
+            f"{_ms(details['beside_the_network_ms'])} ms"
+        ]
+    if row["part"] == "node" and "node" in details:
+        counted = ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in details["node"].items())
+        tail = f"; p99 {_ms(details['p99_ms'])}, worst {_ms(details['max_ms'])} ms" if "p99_ms" in details else ""
+        return [
+            f"{row['name']}: {details['sent']} images sent at {details['sent_hz']:.1f} Hz, {details['masks']} masks "
+            f"came; the node counted {counted}{tail}"
+        ]
+    return []
+
+
+def _load(values: list[float] | None) -> str:
+    return "unknown" if values is None else f"{values[0]:.1f}"
+
+
+def _ms(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    if value is None:
+        return ""
+    # 99.96 % is not all.
+    return "100%" if value == 1 else f"{min(100 * value, 99.9) if value < 1 else 100 * value:.{digits}f}%"

@@ -1,0 +1,157 @@
+"""The ways to run a network: runtime and precision, each from the module or from one ONNX graph of it.
+
+The one place of the benchmark that knows the package's runtimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+from drive_seg.bench.rows import Cell, NotInstalledError, Size
+from drive_seg.bench.subjects import Subject
+from drive_seg.networks import catalog
+from drive_seg.networks.fold import fold
+from drive_seg.runtimes import Runtime
+from drive_seg.runtimes.conversion import ConversionError, to_onnx
+from drive_seg.runtimes.pytorch import TorchRuntime
+from drive_seg.runtimes.sessions import EXTRAS, Session, open_session, precisions
+
+EAGER = "torch eager"
+"""The yardstick: the unfolded network in PyTorch, fp32, NCHW, all threads."""
+EXPORT_EXTRA = "export"
+CALIBRATION = "synth:seed=3,frames=16,size=640x360"
+"""What int8 is calibrated on, and checked: a quarter is kept for the check."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A runtime and a precision.
+
+    Attributes:
+        runtime, precision: as in the rows.
+        open: makes a network ready to run in a cell; NotInstalledError if what it needs is not there.
+        needs_trained: only decided classes survive its rounding, so it is for trained weights.
+        slow_to_open: it is calibrated first, so it takes part only where it is asked for.
+    """
+
+    runtime: str
+    precision: str
+    open: Callable[[Subject, Cell], Runtime]
+    needs_trained: bool = False
+    slow_to_open: bool = False
+
+
+class Opened(Runtime):
+    """Anything that gives logits, as a runtime."""
+
+    one_by_one = True
+
+    def __init__(self, name: str, precision: str, device: str, run: Session) -> None:
+        self.name, self.precision, self.dtype = name, precision, torch.float32
+        self.device = self.tensor_device = device
+        self._run = run
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        return self._run(batch)
+
+
+def ways(device: str) -> list[Way]:
+    """Those of a device, eager first."""
+    eager = Way(EAGER, "fp32", _eager)
+    if device.startswith("cuda"):
+        return [
+            eager,
+            Way("torch", "fp32", _torch("fp32")),
+            Way("torch", "fp16", _torch("fp16")),
+            Way("torch", "bf16", _torch("bf16"), needs_trained=True),
+        ]
+    return [
+        eager,
+        Way("torch", "fp32", _torch("fp32")),
+        Way("torch", "bf16", _torch("bf16"), needs_trained=True),
+        Way("onnxruntime", "fp32", _graph("onnxruntime", "fp32")),
+        Way("openvino", "fp32", _graph("openvino", "fp32")),
+        Way("openvino", "bf16", _graph("openvino", "bf16"), needs_trained=True),
+        Way("openvino", "int8", _int8, needs_trained=True, slow_to_open=True),
+    ]
+
+
+def _eager(subject: Subject, cell: Cell) -> Runtime:
+    return Opened(EAGER, "fp32", cell.device, subject.build().to(cell.device))
+
+
+def _torch(precision: str) -> Callable[[Subject, Cell], Runtime]:
+    return lambda subject, cell: TorchRuntime(subject.build(), cell.device, precision)
+
+
+def _graph(runtime: str, precision: str) -> Callable[[Subject, Cell], Runtime]:
+    def opened(subject: Subject, cell: Cell) -> Runtime:
+        require(runtime, EXTRAS[runtime])
+        if precision not in precisions(runtime):
+            raise NotInstalledError(f"{runtime} does not compute in {precision} on this processor")
+        session = open_session(runtime, graph_of(subject, cell.size), precision)
+
+        def run(batch: Tensor) -> Tensor:
+            if len(batch) == 1:
+                return session(batch)
+            return torch.cat([session(image).clone() for image in batch.split(1)])
+
+        return Opened(runtime, precision, cell.device, run)
+
+    return opened
+
+
+def _int8(subject: Subject, cell: Cell) -> Runtime:
+    """As ``drive-seg export`` quantises it, calibrated on synthetic frames."""
+    from drive_seg.export import export
+    from drive_seg.runtimes.onnx_file import read
+    from drive_seg.runtimes.openvino_runtime import OpenvinoRuntime
+
+    for package, extra in (("openvino", EXTRAS["openvino"]), ("nncf", EXTRAS["openvino"]), ("onnx", EXPORT_EXTRA)):
+        require(package, extra)
+    with TemporaryDirectory(prefix="drive_seg_bench_") as folder:
+        path = Path(folder) / "int8.xml"
+        export(subject.checkpoint, path, "openvino", "int8", cell.size, CALIBRATION)
+        runtime = OpenvinoRuntime(read(path), "cpu")
+
+    def run(batch: Tensor) -> Tensor:
+        if len(batch) == 1:
+            return runtime(batch)
+        return torch.cat([runtime(image).clone() for image in batch.split(1)])
+
+    return Opened("openvino", "int8", cell.device, run)
+
+
+@lru_cache(maxsize=8)
+def graph_of(subject: Subject, size: Size) -> bytes:
+    """The ONNX graph of a network for one image of a size (height, width), kept for all its uses.
+
+    Raises:
+        NotInstalledError: if the packages that write it are not there.
+        ValueError: if the network cannot be converted.
+    """
+    for package in ("onnx", "onnxscript"):
+        require(package, EXPORT_EXTRA)
+    exportable = {"unpool": "one_hot"} if "unpool" in catalog.options(subject.network) else {}
+    try:
+        return to_onnx(fold(subject.build(**exportable)), size)
+    except ConversionError as error:
+        raise ValueError(str(error)) from error
+
+
+def require(package: str, extra: str) -> None:
+    """Refuse to go on without a package.
+
+    Raises:
+        NotInstalledError: if it is not there; the message names the extra that brings it.
+    """
+    if find_spec(package) is None:
+        raise NotInstalledError(f"not installed: {package}, which comes with the extra '{extra}'")

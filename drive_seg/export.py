@@ -1,0 +1,254 @@
+"""``drive-seg export``: a checkpoint as an ONNX or OpenVINO file with its contract, which runs wherever these run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import yaml
+from torch import Tensor
+
+from drive_seg.checkpoint import Checkpoint
+from drive_seg.files import written_aside
+from drive_seg.labels import LabelMap, label_map
+from drive_seg.replay.sources import SourceError, open_source
+from drive_seg.runtimes import MULTIPLE, Size
+from drive_seg.runtimes.conversion import (
+    OUTPUT,
+    ConversionError,
+    agreement,
+    check,
+    convertible,
+    synthetic_inputs,
+    to_onnx,
+)
+from drive_seg.runtimes.onnx_file import contract_path, is_onnx, is_openvino
+from drive_seg.runtimes.openvino_runtime import PRECISION_NOTE
+from drive_seg.runtimes.sessions import compile_openvino, import_runtime, open_session, openvino_session, precisions
+from drive_seg.segmenter import Segmenter
+
+FORMS = {"onnx": ("onnxruntime", ("fp32",)), "openvino": ("openvino", ("fp32", "bf16", "int8"))}
+"""What can be written: the runtime that checks it, and the precisions."""
+FRAMES = 128
+"""How many frames of a source are used."""
+
+LEFT_IN_FLOAT = ["Equal", "ReduceMax", "CumSum", "Subtract", "Multiply", "Add", "Concat", "MaxPool", "Interpolate"]
+"""Operations between the convolutions, as those that say where a maximum stood. Rounding their inputs to int8 costs
+operations, too, and makes ties of values that differ."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: of the file that is given as a model.
+        size: (height, width) of its input.
+        precision: what it is computed in.
+        agreement: share of pixels, 0..1, labelled as PyTorch does in fp32.
+        frames: the number of frames behind that share.
+        seen_in: "frames that it was not calibrated on", "frames of the source" or "synthetic frames".
+    """
+
+    path: Path
+    size: Size
+    precision: str
+    agreement: float
+    frames: int
+    seen_in: str
+
+
+def export(
+    loaded: Checkpoint,
+    path: Path,
+    form: str,
+    precision: str = "fp32",
+    size: Size | None = None,
+    source: str | None = None,
+) -> Exported:
+    """Write a checkpoint as a file for one size of the network's input, with ``<name>.contract.yaml`` beside it.
+
+    Everything is written aside, checked, and then takes its place; what lay there before stays if anything fails.
+
+    Args:
+        loaded: the checkpoint.
+        path: ends in .onnx, or in .xml for OpenVINO, whose weights go into a .bin file beside it.
+        form: "onnx" or "openvino".
+        precision: "fp32", or for OpenVINO "bf16", which the file notes, or "int8", which quantises it.
+        size: (height, width) of the network's input; the checkpoint's own if None.
+        source: what :func:`drive_seg.replay.sources.open_source` takes: images to check on, and to calibrate int8 on.
+            Synthetic ones if None, which do not do for int8.
+
+    Raises:
+        ValueError: if the form, precision, size, path or source will not do, a package is missing, the network cannot
+            be converted, or the file in fp32 labels less than 99.9 % of the pixels as PyTorch does.
+        OSError: if it cannot be written.
+    """
+    size = size or tuple(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in loaded.contract.input.size)
+    runtime = _checked(path, form, precision, size, source)
+    quantised = precision == "int8"
+    network = convertible(loaded)
+    if source is None:
+        inputs, seen_in = list(synthetic_inputs(loaded.contract.input, size)), "synthetic frames"
+    else:
+        segmenter = Segmenter(network, loaded.contract, device="cpu", precision="fp32")
+        inputs, seen_in = _inputs(source, segmenter, size), "frames of the source"
+    calibration: list[Tensor] = []
+    if quantised:
+        if len(inputs) < 4:
+            raise SourceError(f"{source} holds {len(inputs)} images; calibration needs 4 or more")
+        calibration = [image for i, image in enumerate(inputs) if i % 4]
+        inputs, seen_in = inputs[::4], "frames that it was not calibrated on"
+    try:
+        graph = to_onnx(network, size)
+        share = check(f"{path.name} by {runtime}", network, open_session(runtime, graph), inputs)
+    except ConversionError as error:
+        raise ValueError(str(error)) from error
+    if form == "onnx":
+        _place({path: graph}, loaded, size)
+        return Exported(path, size, precision, share, len(inputs), seen_in)
+    openvino = import_runtime(runtime)
+    model = openvino.Core().read_model(graph)
+    if quantised:
+        model = _quantised(model, calibration)
+    if precision != "fp32":
+        compiled = compile_openvino(openvino, model, "fp32" if quantised else precision, 0)
+        share = agreement(network, openvino_session(compiled), inputs)
+    model.set_rt_info(precision, PRECISION_NOTE)
+    _place(_openvino_files(openvino, model, path), loaded, size)
+    return Exported(path, size, precision, share, len(inputs), seen_in)
+
+
+def _checked(path: Path, form: str, precision: str, size: Size, source: str | None) -> str:
+    """The runtime that checks this form; ValueError if something will not do."""
+    if form not in FORMS:
+        raise ValueError(f"form '{form}' is not one of {', '.join(FORMS)}")
+    runtime, able = FORMS[form]
+    if precision not in able:
+        raise ValueError(f"precision '{precision}' cannot be had: {form} is written in {' or '.join(able)}")
+    if any(side < MULTIPLE or side % MULTIPLE for side in size):
+        raise ValueError(f"size {size[0]}x{size[1]} is not of multiples of {MULTIPLE}")
+    if not (is_onnx if form == "onnx" else is_openvino)(path):
+        raise ValueError(f"{path}: a file of the form {form} ends in {'.onnx' if form == 'onnx' else '.xml'}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent}: there is no such folder")
+    if precision == "int8":
+        if source is None:
+            raise ValueError(
+                "precision int8 is calibrated on images like those of the vehicle: name some to calibrate on"
+            )
+        _import_nncf()
+    elif precision not in precisions(runtime):
+        raise ValueError(f"precision '{precision}' cannot be had: this machine's processor cannot check it")
+    return runtime
+
+
+def _inputs(source: str, segmenter: Segmenter, size: Size) -> list[Tensor]:
+    """Up to FRAMES images of a source, spread evenly over it, as the network wants them: float32 [1, 3, h, w]."""
+    step, kept = 1, []
+    for i, image in enumerate(_images(source)):
+        if i % step == 0:
+            kept.append(segmenter._prepare(image, size))
+        if len(kept) == 2 * FRAMES:
+            step, kept = 2 * step, kept[::2]
+    if not kept:
+        raise SourceError(f"{source} holds no image that can be read")
+    chosen = np.linspace(0, len(kept) - 1, min(FRAMES, len(kept))).round().astype(int)
+    return [kept[i] for i in chosen]
+
+
+def _images(source: str) -> Iterator[np.ndarray]:
+    """Images uint8 BGR [H, W, 3] of a source; of a bag with several cameras the first one's."""
+    cameras = [topic for topic in open_source(source).topics if topic.is_camera]
+    if not cameras:
+        raise SourceError(f"{source} has no image topic")
+    for record in open_source(source, topics=[cameras[0].name]):
+        yield record.image()
+
+
+def _quantised(model: Any, calibration: list[Tensor]) -> Any:
+    """An OpenVINO model with int8 weights and activations, by NNCF's post-training quantisation."""
+    nncf = _import_nncf()
+    dataset = nncf.Dataset([image.contiguous().numpy() for image in calibration])
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars would spoil --json -
+        return nncf.quantize(
+            model,
+            dataset,
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            subset_size=len(calibration),
+            ignored_scope=nncf.IgnoredScope(types=LEFT_IN_FLOAT, validate=False),
+        )
+
+
+def _import_nncf() -> ModuleType:
+    # NNCF sends usage figures over the network unless it finds no way to. This package never goes there.
+    os.environ["NNCF_CI"] = "1"
+    sys.modules.setdefault("openvino_telemetry", None)
+    try:
+        import nncf
+    except ImportError as error:
+        raise ValueError(
+            f"precision int8 needs nncf, which cannot be imported ({error}): install it with pip, by itself or as the "
+            "extra 'int8' of drive_seg"
+        ) from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def _openvino_files(openvino: ModuleType, model: Any, path: Path) -> dict[Path, bytes]:
+    """The .xml file and its .bin file; the .xml file first."""
+    with tempfile.TemporaryDirectory(prefix="drive_seg_") as folder:
+        written = Path(folder) / "model.xml"
+        openvino.save_model(model, written, compress_to_fp16=False)
+        return {path: written.read_bytes(), path.with_suffix(".bin"): written.with_suffix(".bin").read_bytes()}
+
+
+def _place(files: dict[Path, bytes], loaded: Checkpoint, size: Size) -> None:
+    """Write files and the contract; the first takes its place last, so that it never stands there without the rest."""
+    first = next(iter(files))
+    everything = {**files, contract_path(first): _contract(loaded, size).encode()}
+    with contextlib.ExitStack() as places:
+        for file, data in everything.items():
+            places.enter_context(written_aside(file)).write_bytes(data)
+
+
+def _contract(loaded: Checkpoint, size: Size) -> str:
+    """The text of ``<name>.contract.yaml``."""
+    contract = loaded.contract
+    spec, classes = contract.input, contract.label_map
+    entries = [
+        {"id": i, "name": name, "color": list(color)}
+        for i, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True))
+    ]
+    data = {
+        "label_map": classes.name if _is_known(classes) else entries,
+        "channel_order": spec.channel_order,
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+        "scale": spec.scale,
+        "input_size": list(size),
+        "output": "logits",
+        "output_name": OUTPUT,
+        "licence": contract.licence or "not stated",
+    }
+    head = f"# {loaded.path.name}, content hash {loaded.sha256}\n"
+    return head + yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110)
+
+
+def _is_known(classes: LabelMap) -> bool:
+    """Whether the package has a label map of that name with these classes."""
+    try:
+        return label_map(classes.name) == classes
+    except ValueError:
+        return False

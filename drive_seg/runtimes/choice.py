@@ -1,0 +1,100 @@
+"""Which runtime executes a model: as asked for, or the fastest that is installed and prepared.
+
+"auto" goes by rule and not by timing, so that a vehicle does the same at every start: on CUDA PyTorch; on the CPU
+OpenVINO, ONNX Runtime, PyTorch, the first of them that is installed, prepared for this checkpoint and able to compute
+in the precision asked for.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+
+from drive_seg.checkpoint import Checkpoint
+from drive_seg.runtimes import NAMES, Runtime, Size, cache, parse_device
+from drive_seg.runtimes.onnx_file import OnnxFile, is_openvino
+from drive_seg.runtimes.onnx_runtime import OnnxRuntime
+from drive_seg.runtimes.openvino_runtime import OpenvinoRuntime
+from drive_seg.runtimes.prepared import PreparedRuntime, Tell, check_precision, how_to_prepare, prepare
+from drive_seg.runtimes.pytorch import TorchRuntime, choose_device
+from drive_seg.runtimes.sessions import precisions
+
+FASTEST_FIRST = ("openvino", "onnxruntime")
+"""On a CPU; PyTorch comes after them."""
+
+
+def for_checkpoint(
+    loaded: Checkpoint, device: str, precision: str, runtime: str, threads: int, size: Size, tell: Tell
+) -> Runtime:
+    """The runtime for a checkpoint.
+
+    Args:
+        size: the network's input for the model's own aspect, for which a runtime that was asked for by name is
+            prepared here if it is not yet.
+        tell: is told what was chosen where that is not what was to be expected, and how to change it.
+
+    Raises:
+        CheckpointError: if the network cannot be built.
+        ValueError: if runtime, device, precision or threads cannot be had.
+    """
+    check_wish(runtime, threads)
+    if runtime == "auto":
+        runtime = _rule(loaded, device, precision, size, tell)
+    if threads:
+        torch.set_num_threads(threads)  # of the whole process: torch knows no other number
+    if runtime == "torch":
+        return TorchRuntime(loaded.build_network(), device, precision)
+    if device != "auto" and parse_device(device)[0] != "cpu":
+        raise ValueError(f"device '{device}' cannot be had: {runtime} runs checkpoints on the cpu, torch on CUDA")
+    check_precision(runtime, precision)
+    if size not in cache.prepared_sizes(runtime, loaded.sha256):
+        tell(f"preparing {loaded.path.name} for {runtime} in {size[0]}x{size[1]}, once on this machine")
+        prepare(runtime, loaded, size)
+    return PreparedRuntime(runtime, loaded, precision, threads, tell)
+
+
+def for_file(file: OnnxFile, device: str, precision: str, runtime: str, threads: int) -> Runtime:
+    """The runtime for a user's own file: OpenVINO for its own files, else ONNX Runtime unless OpenVINO is asked for.
+
+    Raises:
+        CheckpointError: if the runtime is missing or cannot run the file, or the file does not fit its contract.
+        ValueError: if runtime, device, precision or threads cannot be had.
+    """
+    check_wish(runtime, threads)
+    own = "openvino" if is_openvino(file.path) else "onnxruntime"
+    if runtime == "auto":
+        runtime = own
+    if runtime == "torch" or (runtime == "onnxruntime" and own == "openvino"):
+        raise ValueError(f"runtime '{runtime}' cannot run {file.path.name}: take {own}")
+    return {"openvino": OpenvinoRuntime, "onnxruntime": OnnxRuntime}[runtime](file, device, precision, threads)
+
+
+def check_wish(runtime: str, threads: int) -> None:
+    """Refuse what is no runtime or number of threads: ValueError."""
+    if runtime not in NAMES:
+        raise ValueError(f"runtime '{runtime}' is not one of {', '.join(NAMES)}")
+    if threads < 0:
+        raise ValueError(f"threads must be 0, for the runtime's own choice, or more, not {threads}")
+
+
+def _rule(loaded: Checkpoint, device: str, precision: str, size: Size, tell: Tell) -> str:
+    if device not in ("auto", "cpu") or choose_device(device) != "cpu":
+        return "torch"
+    unprepared = []
+    for name in FASTEST_FIRST:
+        if find_spec(name) is None:
+            continue
+        try:
+            prepared = cache.prepared_sizes(name, loaded.sha256)
+            if prepared and ("fp32" if precision == "auto" else precision) in precisions(name):
+                return name
+        except ValueError as error:
+            tell(f"runtime auto does not take {name}: {error}")
+            continue
+        if not prepared:
+            unprepared.append(name)
+    if unprepared:
+        command = how_to_prepare(loaded.path, unprepared[0], size)
+        tell(f"runtime auto takes torch: {unprepared[0]} is installed, but not prepared for this model: {command}")
+    return "torch"
