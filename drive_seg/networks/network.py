@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ class SegmentationOutput(NamedTuple):
     aux_logits: Tensor | None = None
 
 
-class SegmentationNetwork(nn.Module):
+class SegmentationNetwork(nn.Module, ABC):
     """Base of all networks of the catalog.
 
     A network sets :attr:`stages` and implements :meth:`segment`; FBNet's add-on is attached to any of its stages with
@@ -67,12 +68,12 @@ class SegmentationNetwork(nn.Module):
         super().__init__()
         self.feature_balance = nn.ModuleDict()
 
+    @abstractmethod
     def segment(self, image: Tensor, balance: Balance) -> SegmentationOutput:
         """The network itself: [B, 3, H, W] -> logits [B, C, H, W], and in training mode the extras.
 
         Implementations pass the output of each of their stages through ``balance(name, x)`` and go on with the result.
         """
-        raise NotImplementedError
 
     def forward(self, image: Tensor) -> Tensor | SegmentationOutput:
         """[B, 3, H, W] float -> logits [B, C, H, W], in training mode a :class:`SegmentationOutput`."""

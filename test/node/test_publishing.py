@@ -15,7 +15,7 @@ from drive_seg.node.outputs import IMAGES, Outputs
 PREFIX = "front/segmentation/"
 
 
-class StubPublisher:
+class RememberingPublisher:
     def __init__(self) -> None:
         self.listeners = 0
         self.messages: list[Any] = []
@@ -27,26 +27,26 @@ class StubPublisher:
         self.messages.append(message)
 
 
-class StubNode:
+class RememberingNode:
     """Makes publishers that remember, by topic."""
 
     def __init__(self) -> None:
-        self.publishers: dict[str, StubPublisher] = {}
+        self.publishers: dict[str, RememberingPublisher] = {}
         self._parameter_overrides: dict = {}
 
-    def create_publisher(self, kind: type, topic: str, qos: Any, **options: Any) -> StubPublisher:
-        return self.publishers.setdefault(topic.removeprefix(PREFIX), StubPublisher())
+    def create_publisher(self, kind: type, topic: str, qos: Any, **options: Any) -> RememberingPublisher:
+        return self.publishers.setdefault(topic.removeprefix(PREFIX), RememberingPublisher())
 
     def resolve_topic_name(self, topic: str) -> str:
         return f"/{topic}"
 
-    def destroy_publisher(self, publisher: StubPublisher) -> None:
+    def destroy_publisher(self, publisher: RememberingPublisher) -> None:
         self.publishers = {name: other for name, other in self.publishers.items() if other is not publisher}
 
 
 @pytest.fixture
-def node() -> StubNode:
-    return StubNode()
+def node() -> RememberingNode:
+    return RememberingNode()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def label() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_an_output_is_wanted_while_somebody_listens(node: StubNode, name: str) -> None:
+def test_an_output_is_wanted_while_somebody_listens(node: RememberingNode, name: str) -> None:
     front = Outputs(node, "front")
     assert front.wanted(publish_confidence=True) == frozenset()
     node.publishers[name].listeners = 1
@@ -79,7 +79,7 @@ def test_an_output_is_wanted_while_somebody_listens(node: StubNode, name: str) -
     ],
 )
 def test_no_work_is_done_for_what_nobody_wants(
-    node: StubNode,
+    node: RememberingNode,
     image: np.ndarray,
     label: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
@@ -99,13 +99,15 @@ def test_no_work_is_done_for_what_nobody_wants(
     assert {topic for topic, publisher in node.publishers.items() if publisher.messages} == {name}
 
 
-def test_the_meaning_of_the_ids_is_told_as_json(node: StubNode) -> None:
+def test_the_meaning_of_the_ids_is_told_as_json(node: RememberingNode) -> None:
     Outputs(node, "front").latch(CAMVID11, "night", "abc", Header())
     (message,) = node.publishers["label_map"].messages
     assert json.loads(message.data) == {**CAMVID11.to_dict(), "model": "night", "model_hash": "abc"}
 
 
-def test_label_info_is_told_where_vision_msgs_is_installed(node: StubNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_info_is_told_where_vision_msgs_is_installed(
+    node: RememberingNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the fields of vision_msgs/LabelInfo and VisionClass, which no Python package index carries."""
     monkeypatch.setattr(outputs, "LabelInfo", SimpleNamespace)
     monkeypatch.setattr(outputs, "VisionClass", SimpleNamespace)
@@ -120,7 +122,7 @@ def test_label_info_is_told_where_vision_msgs_is_installed(node: StubNode, monke
     assert node.publishers == {}
 
 
-def test_each_profile_is_its_own(node: StubNode) -> None:
+def test_each_profile_is_its_own(node: RememberingNode) -> None:
     """rclpy writes qos_overrides into the profile it is given."""
     outputs.output_qos().depth = 7
     assert outputs.output_qos().depth == 1
