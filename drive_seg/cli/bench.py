@@ -1,0 +1,68 @@
+"""``drive-seg bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from drive_seg.cli.options import Json, parts_of, print_json, screen, whole_number, width_by_height
+
+
+def bench(
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZES",
+            help="WIDTHxHEIGHT of networks' inputs, width first; 640x360,1280x720 if left out, and 1920x1080 on CUDA.",
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="Images at once; 1,6 if left out, on the CPU 6 at the smallest size alone."),
+    ] = None,
+    what: Annotated[str, typer.Option(help="Which parts: network, segmenter, node.")] = "network,segmenter,node",
+    contenders: Annotated[
+        str | None,
+        typer.Option(help="By words, as 'dsnet int8,enet onnxruntime', or all; the usual, without int8, if left out."),
+    ] = None,
+    onnx: Annotated[list[Path] | None, typer.Option(help="Time this ONNX file, too; repeatable.")] = None,
+    model: Annotated[str, typer.Option(help="Checkpoint of the first network, Segmenter and node.")] = "dsnet_synth19",
+    seconds: Annotated[float, typer.Option(help="For each contender at each size and batch.")] = 2.0,
+    output: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw speed against size and parameters there, a PNG.")] = None,
+) -> None:
+    """Time networks, Segmenter and node against each other, in turn, in one run.
+
+    Sizes are WIDTHxHEIGHT here, 640x360, unlike in the other commands. Each contender's output is checked before it is
+    timed. One that fails is a row with the reason; the exit code is 0 only if all that was asked ran. What is not
+    installed is listed with the extra that brings it, and counts as a failure only if it was asked for by name.
+    """
+    from drive_seg.bench.plot import check_name, write_plot
+    from drive_seg.bench.report import as_tables
+    from drive_seg.bench.run import Plan, run, usual_sizes
+
+    plan = Plan(
+        device=device,
+        sizes=usual_sizes(device) if sizes is None else tuple(width_by_height(text) for text in parts_of(sizes)),
+        batches=None if batch is None else tuple(whole_number("batch", text) for text in parts_of(batch)),
+        parts=tuple(parts_of(what)),
+        wanted=tuple(parts_of(contenders or "")),
+        onnx=tuple(onnx or ()),
+        model=model,
+        seconds=seconds,
+    )
+    if plot is not None:
+        check_name(plot)
+    with screen.status("starting") as status:
+        outcome = run(plan, lambda text: status.update(text))
+    print_json(outcome, output)
+    if str(output) != "-":
+        Console().print(as_tables(outcome))
+    if plot is not None:
+        write_plot(plot, outcome)
+    if not outcome["complete"]:
+        raise typer.Exit(1)

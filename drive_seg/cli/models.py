@@ -1,0 +1,156 @@
+"""``drive-seg networks``, ``inspect`` and ``export``: what there is, what a file says, and other forms of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from drive_seg.cli.options import Checkpoint, Json, print_json, size_of
+
+
+def networks(
+    system: Annotated[
+        str | None, typer.Argument(help="A network, or a part of a system's name; all if left out.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of the image; 360x640, with --paper-rules 1024x1024.")
+    ] = None,
+    classes: Annotated[
+        int, typer.Option(min=6, help="Number of classes; FBNet takes five of them for background.")
+    ] = 19,
+    paper_rules: Annotated[bool, typer.Option("--paper-rules", help="Count as Table 2 of FBNet's paper does.")] = False,
+    output: Json = None,
+) -> None:
+    """List the systems of the papers: options, parameters, multiply-accumulates, the paper's figure.
+
+    Parameters are those of inference; what training has on top stands below them. Multiply-accumulates are of one
+    image at inference: convolutions and matrix products by torch's own counter, halved. --paper-rules counts what
+    modules do as FBNet's paper counts its "FLOPs": convolutions with biases, Batch Norm 2 per element, ReLU 1, pooling
+    1 per input element, and FBNet's heads, which inference does not run.
+    """
+    from drive_seg.network_table import as_table, options_text
+    from drive_seg.networks import catalog, systems
+
+    pixels = size_of(size) or (systems.PAPER_SIZE if paper_rules else (360, 640))
+    if min(pixels) < 64:
+        raise ValueError(f"size {size} is below 64 x 64 pixels, the least that every network takes")
+    rows = list(systems.measure(systems.find(system), pixels, classes, paper_rules))
+    print_json(rows, output)
+    if output is None:
+        Console().print(as_table(rows, paper_rules))
+        if system in catalog.names():
+            typer.echo(options_text(system, catalog.options(system)))
+
+
+def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
+    """Print a model's contract and hash, after checking its hash, or an ONNX or OpenVINO file against its contract."""
+    from drive_seg import checkpoint as files
+    from drive_seg.runtimes import choice, onnx_file
+
+    path = files.find_model(checkpoint)
+    if onnx_file.is_file_with_contract(path):
+        loaded = onnx_file.read(path)
+        choice.for_file(loaded, "cpu", "auto", "auto", 0)
+        about, size = {}, f"bytes: {len(loaded.model) + sum(map(len, loaded.weights.values())):,}"
+    else:
+        loaded = files.load(path)
+        count = sum(tensor.numel() for tensor in loaded.tensors.values())
+        about, size = {"values": count}, f"values: {count:,} in {len(loaded.tensors)} tensors"
+    print_json({"sha256": loaded.sha256, **about, **loaded.contract.to_dict()}, output)
+    if output is None:
+        import yaml
+
+        typer.echo(f"{loaded.path}\nsha256: {loaded.sha256}\n{size}")
+        typer.echo(yaml.safe_dump(loaded.contract.to_dict(), sort_keys=False, default_flow_style=None, width=110))
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .safetensors file, or a model of the package.")],
+    to: Annotated[str, typer.Option(help="onnx, for ONNX Runtime, or openvino.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="An .onnx file, or an .xml file for OpenVINO.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or for OpenVINO bf16 or int8.")] = "fp32",
+    size: Annotated[
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH of the network's input, multiples of 8; the model's own if left out."),
+    ] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="Instead: HEIGHTxWIDTH of the camera's images, as the node would see them.")
+    ] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(help="A folder, bag or video: images to calibrate int8 on, and to check on.")
+    ] = None,
+    prepare: Annotated[
+        bool,
+        typer.Option(
+            "--prepare", help="Write no file: prepare that runtime for this model, on this machine and for you."
+        ),
+    ] = False,
+    dataset: Annotated[str | None, typer.Option(help="Kind of dataset on which to score before and after.")] = None,
+    root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of it, as val.")] = None,
+    figures: Json = None,
+) -> None:
+    """Convert a checkpoint for ONNX Runtime or OpenVINO: to files with a contract, or for this machine alone.
+
+    The result is for one size of the network's input and is checked against PyTorch before it takes its place.
+    Calibration takes 128 images, a quarter of which it keeps for the comparison.
+    """
+    from drive_seg import checkpoint, export
+    from drive_seg.runtimes import onnx_file
+    from drive_seg.runtimes.prepared import prepare as prepare_for
+    from drive_seg.segmenter import Segmenter, network_size
+
+    path = checkpoint.find_model(model)
+    if onnx_file.is_file_with_contract(path):
+        raise ValueError(f"{path}: a checkpoint (.safetensors) is exported; this is an exported file already")
+    loaded = checkpoint.load(path)
+    if size and camera:
+        raise ValueError("--size and --camera are given; one of them says the size")
+    chosen = size_of(size) or (network_size(loaded.contract.input.size, *size_of(camera)) if camera else None)
+    if prepare:
+        if output or calibrate or dataset or precision != "fp32":
+            raise ValueError("--prepare takes none of --output, --precision, --calibrate and --dataset")
+        size_of_input = chosen or network_size(loaded.contract.input.size, *loaded.contract.input.size)
+        runtime = {"onnx": "onnxruntime"}.get(to, to)
+        where = prepare_for(runtime, loaded, size_of_input)
+        print_json({"runtime": runtime, "size": list(size_of_input), "path": str(where)}, figures)
+        typer.echo(f"{path.name} is prepared for {runtime} in {size_of_input[0]}x{size_of_input[1]}: {where}", err=True)
+        return
+    if output is None:
+        raise ValueError("-o FILE or --prepare is needed: where shall the result go?")
+    done = export.export(loaded, output, to, precision, chosen, calibrate)
+    report: dict[str, Any] = {
+        "path": str(done.path),
+        "size": list(done.size),
+        "precision": done.precision,
+        "agreement": done.agreement,
+        "frames": done.frames,
+        "seen_in": done.seen_in,
+    }
+    typer.echo(
+        f"{done.path}: {done.precision}, {done.size[0]}x{done.size[1]}, labels {100 * done.agreement:.3f} % of the "
+        f"pixels of {done.frames} {done.seen_in} as PyTorch does in fp32",
+        err=True,
+    )
+    if dataset is not None:
+        from drive_seg.training import evaluation
+        from drive_seg.training.datasets import open_dataset
+
+        given: dict[str, Any] = {
+            key: value for key, value in {"root": root, "split": split}.items() if value is not None
+        }
+        if dataset in ("folder", "bag"):
+            given["classes"] = loaded.contract.label_map
+        for key, file, runtime in (("miou_before", path, "torch"), ("miou_after", done.path, "auto")):
+            segmenter = Segmenter.load(file, "cpu", "fp32" if runtime == "torch" else "auto", done.size, runtime)
+            scores = evaluation.evaluate(segmenter, open_dataset(dataset, **given))
+            report[key] = scores.miou()
+        typer.echo(
+            f"mIoU {100 * report['miou_before']:.2f} % before, {100 * report['miou_after']:.2f} % after", err=True
+        )
+    print_json(report, figures)

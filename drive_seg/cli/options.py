@@ -1,0 +1,78 @@
+"""What the commands share: kinds of options, parsing of their texts, printing of figures."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+screen = Console(stderr=True)
+
+MODEL = (
+    "A .safetensors file, an .onnx or OpenVINO .xml file with <name>.contract.yaml beside it, or the name of a model "
+    "of the package."
+)
+Checkpoint = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as JSON; - is standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
+Runtime = Annotated[str, typer.Option(help="auto, torch, onnxruntime or openvino.")]
+InputSize = Annotated[
+    str | None,
+    typer.Option(help="HEIGHTxWIDTH whose pixel count the network sees; the model's own if left out."),
+]
+
+
+def tell(sentence: str) -> None:
+    screen.print(sentence, style="yellow", markup=False, highlight=False)
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ValueError(f"size '{text}' is not of the form HEIGHTxWIDTH, as 360x640")
+    return int(height), int(width)
+
+
+def width_by_height(text: str) -> tuple[int, int]:
+    """(height, width) of a WIDTHxHEIGHT."""
+    width, _, height = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ValueError(f"size '{text}' is not of the form WIDTHxHEIGHT, as 640x360")
+    return int(height), int(width)
+
+
+def parts_of(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def whole_number(what: str, text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"{what} '{text}' is not a whole number")
+    return int(text)
+
+
+def number(what: str, text: str) -> float:
+    """A number, also written as a fraction."""
+    try:
+        return float(Fraction(text.strip()))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{what} '{text}' is not a number, as 0.75 or 3/4") from None
+
+
+def print_json(data: Any, output: Path | None) -> None:
+    if output is None:
+        return
+    text = json.dumps(data, indent=1)
+    if str(output) == "-":
+        typer.echo(text)
+        return
+    from drive_seg.files import write_atomically
+
+    write_atomically(output, text.encode())

@@ -1,0 +1,154 @@
+"""``drive-seg train`` and ``evaluate``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from drive_seg.cli.options import (
+    Checkpoint,
+    Device,
+    InputSize,
+    Json,
+    Precision,
+    Runtime,
+    number,
+    print_json,
+    screen,
+    size_of,
+    tell,
+)
+
+
+def train(
+    recipe: Annotated[list[Path], typer.Argument(help="A recipe file, see config/train/; with --study, studies.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; runs/<recipe> if left out.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a setting, as schedule.epochs=10; repeatable.")
+    ] = None,
+    restart: Annotated[bool, typer.Option(help="Begin anew instead of resuming from the folder's last.ckpt.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Do not train: read all data, print class shares and all that is wrong.")
+    ] = False,
+    study: Annotated[
+        bool, typer.Option("--study", help="The files are studies, see config/study/: train and compare their rows.")
+    ] = False,
+    figures: Annotated[
+        Path | None,
+        typer.Option("--json", help="With --check or --study: write the outcome as JSON; - is standard output."),
+    ] = None,
+) -> None:
+    """Train a network by a recipe; run it again to go on where it stopped.
+
+    Several GPUs: --set devices=4, and --set nodes=2 on each of two machines under torchrun or SLURM.
+    """
+    if study:
+        if setting or check or restart:
+            raise ValueError("--study takes none of --set, --check and --restart: its files say what is trained")
+        _study(recipe, output or Path("runs") / "studies", figures)
+        return
+    from drive_seg.training.recipe import load_recipe
+
+    if len(recipe) > 1:
+        raise ValueError(f"{len(recipe)} recipes were given; one is trained at a time")
+    plan = load_recipe(recipe[0], setting)
+    if check:
+        _check(plan, figures)
+        return
+    if figures is not None:
+        raise ValueError("--json goes with --check or --study; a training run logs to its folder")
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from drive_seg.training.train import train as run
+
+    best = run(plan, output or Path("runs") / plan.name, resume=not restart, progress=sys.stderr.isatty())
+    rank_zero_only(typer.echo)(f"best checkpoint: {best}")  # once, however many processes trained
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    dataset: Annotated[str, typer.Option(help="Kind of dataset: camvid, cityscapes, folder, synth, ...")],
+    root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which part of it, as val.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Further argument of the dataset, as seeds=[100,110]; repeatable."),
+    ] = None,
+    scales: Annotated[str, typer.Option(help="Average over the image in these scales, as 0.5,0.75,1.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Average over the image and its mirror image.")] = False,
+    window: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of a sliding window, in pixels of the network's input.")
+    ] = None,
+    stride: Annotated[str, typer.Option(help="Step of the window in parts of it.")] = "2/3",
+    page: Annotated[Path | None, typer.Option(help="Folder for a page with figures and pictures.")] = None,
+    worst: Annotated[int, typer.Option(min=0, help="How many of the worst images the page shows.")] = 12,
+    input_size: InputSize = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    runtime: Runtime = "auto",
+    output: Json = None,
+) -> None:
+    """Score a model on a labelled dataset: IoU, accuracy and boundaries by class and group.
+
+    Labels as on the vehicle, unless scales, flip or a window ask for more: these average probabilities, in fp32 if
+    the precision is left at auto. The labels of a folder or bag have the model's classes, unless --option classes=
+    names others.
+    """
+    import yaml
+
+    from drive_seg.segmenter import Segmenter
+    from drive_seg.training import evaluation
+    from drive_seg.training.datasets import open_dataset
+    from drive_seg.training.evaluation_page import write_page
+    from drive_seg.training.inference import Inference
+
+    inference = Inference(
+        tuple(number("scale", part) for part in scales.split(",")), flip, size_of(window), number("stride", stride)
+    )
+    if precision == "auto" and not inference.as_on_the_vehicle:
+        precision = "fp32"
+    segmenter = Segmenter.load(checkpoint, device, precision, size_of(input_size), runtime, tell=tell)
+    arguments: dict[str, Any] = {"root": root, "split": split}
+    if dataset in ("folder", "bag"):
+        arguments["classes"] = segmenter.label_map
+    for pair in option or []:
+        key, _, value = pair.partition("=")
+        arguments[key] = yaml.safe_load(value)
+    data = open_dataset(dataset, **{k: v for k, v in arguments.items() if v is not None})
+    scores = evaluation.evaluate(segmenter, data, inference=inference)
+    print_json(evaluation.as_report(scores), output)
+    if output is None:
+        Console().print(evaluation.as_tables(scores))
+    if page is not None:
+        title = " ".join([Path(checkpoint).stem, "on", dataset, *([split] if split else [])])
+        written = write_page(page, title, scores, segmenter, data, worst)
+        typer.echo(f"see {written}", err=True)
+
+
+def _study(paths: list[Path], folder: Path, output: Path | None) -> None:
+    from drive_seg.training.study import as_table, carry_out, load_study
+    from drive_seg.training.train import train as run
+
+    for path in paths:  # a fault in the last one shall not wait for the first to be trained
+        load_study(path)
+    shown = sys.stderr.isatty()
+    reports = [carry_out(p, folder / p.stem, lambda plan, where: run(plan, where, progress=shown)) for p in paths]
+    print_json(reports, output)
+    if output is None:
+        for report in reports:
+            Console().print(as_table(report))
+
+
+def _check(plan: Any, output: Path | None) -> None:
+    from drive_seg.training.check import check_data
+    from drive_seg.training.check_print import print_report
+
+    report = check_data(plan, progress=sys.stderr.isatty())
+    print_json(report.to_dict(), output)
+    print_report(report, screen if str(output) == "-" else Console())
+    if report.errors:
+        raise typer.Exit(1)
