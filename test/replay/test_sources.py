@@ -128,13 +128,6 @@ def test_file_that_only_claims_to_be_a_bag_is_refused(tmp_path, name, content):
         open_source(tmp_path / name)
 
 
-def test_folder_of_an_unfinished_recording_names_the_mend(bags):
-    path = bags.write("mcap")
-    (path / "metadata.yaml").unlink()
-    with pytest.raises(SourceError, match=r"holds bag\.mcap but no metadata\.yaml.*name that file itself"):
-        open_source(path)
-
-
 def test_damage_within_a_bag_ends_it_with_a_reason(tmp_path):
     store = get_typestore(Stores.ROS2_JAZZY)
     path = write_noise(tmp_path / "noise", store, count=30)

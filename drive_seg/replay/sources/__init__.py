@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drive_seg.replay.sources.record import (
+    BAG_SUFFIXES,
     CAMERA_INFO,
     COMPRESSED,
     IMAGE,
@@ -50,8 +51,8 @@ def open_source(
     """Open whatever ``spec`` names.
 
     Args:
-        spec: a rosbag2 folder, a .mcap, .db3 or .bag file, a video, a folder of images, one image, or a synthetic
-            drive such as ``synth:seed=3,frames=100,size=640x360,fps=10``.
+        spec: a rosbag2 folder, a .mcap, .db3 (also .zstd) or .bag file, a video, a folder of images, one image, or a
+            synthetic drive such as ``synth:seed=3,frames=100,size=640x360,fps=10``.
         topics: patterns (``*``, ``?``) of topics to yield; None takes a bag's images (but for
             recorded masks), else everything.
         start, duration: the slice to yield, in seconds from the beginning.
@@ -105,17 +106,10 @@ def _open(
 
 
 def _is_bag(path: Path) -> bool:
+    # By name alone: what lies in the files is for rosbags to say, which need not be installed.
     if path.is_file():
-        return path.suffix.lower() in (".mcap", ".db3", ".bag")
-    if (path / "metadata.yaml").is_file():
-        return True
-    parts = sorted(p.name for suffix in ("mcap", "db3") for p in path.glob(f"*.{suffix}"))
-    if parts:
-        raise SourceError(
-            f"{path} holds {parts[0]} but no metadata.yaml, so its recording was not finished: "
-            f"name that file itself, or run `ros2 bag reindex {path}`."
-        )
-    return False
+        return path.name.endswith(BAG_SUFFIXES)
+    return (path / "metadata.yaml").is_file() or any(file.name.endswith(BAG_SUFFIXES) for file in path.iterdir())
 
 
 def _with_camera_info(source: Source, camera_info: bool | str | Path) -> Source:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, Nodetype, QosDurability
+from rosbags.rosbag1 import ReaderError as ReaderError1
+from rosbags.rosbag2 import ReaderError as ReaderError2
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
+from drive_seg.replay.sources.bag_files import OpenedBag, bag_files
+from drive_seg.replay.sources.bag_types import nested_type, types_of
 from drive_seg.replay.sources.frames import check_slice
 from drive_seg.replay.sources.record import (
     COMPRESSED,
@@ -25,18 +28,20 @@ from drive_seg.replay.sources.record import (
     choose,
     listed,
 )
+from drive_seg.replay.sources.scanned import in_words
 
 HEADER = "std_msgs/msg/Header"
-FILE_SUFFIXES = frozenset({".mcap", ".db3", ".bag"})
 
 log = logging.getLogger("drive_seg.replay")
 
 
 class BagSource(Source):
-    """The messages of a bag in the order of their record times.
+    """The messages of a bag in the order of their record times, across the files of a split bag too.
+
+    Stamps are left as they were recorded: they may go back or come twice, which is counted.
 
     Args:
-        path: folder with metadata.yaml, or one .mcap, .db3 or .bag file.
+        path: folder of a bag, or one .mcap, .db3 or .bag file, also compressed as .mcap.zstd or .db3.zstd.
         topics: patterns of topics; None takes every Image and CompressedImage topic but recorded masks.
         start, duration: seconds from the bag's first message.
 
@@ -47,28 +52,34 @@ class BagSource(Source):
     def __init__(self, path: Path, topics: Sequence[str] | None, start: float, duration: float | None) -> None:
         check_slice(start, duration)
         self.spec = str(path)
-        self._path = path
-        with self._opened() as reader:
-            available = [_topic(name, info.connections) for name, info in sorted(reader.topics.items())]
+        self._files = bag_files(path)
+        with self._opened() as bag:
+            self._types = types_of(bag.connections, bag.is2)
+            by_name: dict[str, list[Connection]] = {}
+            for connection in bag.connections:
+                by_name.setdefault(connection.topic, []).append(connection)
+            self._begin, self._end = self._window(bag, start, duration)
+            available = [_topic(name, connections) for name, connections in sorted(by_name.items())]
             chosen = self._chosen(available, topics)
-            self.topics = tuple(_with_encoding(topic, reader) for topic in chosen)
-            self._begin, self._end = self._window(reader, start, duration)
+            self.topics = tuple(self._with_encoding(topic, bag) for topic in chosen)
             if self._begin is None and self._end is None:
-                names = {topic.name for topic in self.topics}
-                self.expected = sum(c.msgcount for c in reader.connections if c.topic in names)
+                self.expected = sum(c.msgcount for topic in chosen for c in by_name[topic.name])
 
     def __iter__(self) -> Iterator[Record]:
-        self.skipped, self.truncated = 0, ""
-        with self._opened() as reader:
-            converters = _Converters(reader)
+        self.skipped, self.truncated, self.repeated, self.backward = 0, "", 0, 0
+        with self._opened() as bag:
+            converters = Converters(self._types, bag.is2)
             names = {topic.name for topic in self.topics}
-            connections = [c for c in reader.connections if c.topic in names and converters.knows(c.msgtype)]
-            if not connections:
-                raise SourceError(f"{self.spec} has nothing that can be read on {', '.join(sorted(names))}.")
-            yield from self._records(reader, connections, converters)
+            known = {c.topic for c in bag.connections if c.topic in names and converters.knows(c.msgtype)}
+            if not known:
+                unknown = ", ".join(f"{t.name} ({t.type})" for t in self.topics)
+                raise SourceError(f"{self.spec} has nothing that can be read on {unknown}: no definition is known.")
+            yield from self._counted(self._records(bag, known, converters))
+            if self._end is None or self._end > bag.end_time:
+                self._lose(self._files.lost)
 
-    def _records(self, reader: AnyReader, connections: list[Connection], converters: _Converters) -> Iterator[Record]:
-        messages = reader.messages(connections, start=self._begin, stop=self._end)
+    def _records(self, bag: OpenedBag, topics: Collection[str], converters: Converters) -> Iterator[Record]:
+        messages = bag.messages(topics, self._begin, self._end)
         read = 0
         while True:
             try:
@@ -76,25 +87,43 @@ class BagSource(Source):
             except StopIteration:
                 return
             except Exception as error:  # rosbags lets struct, zstd, lz4 and sqlite errors through
-                self.truncated = f"{self.spec} is damaged after {read} messages: {_sentence(error)}"
+                self._lose([f"{self.spec} is damaged after {read} messages: {in_words(error)}"])
                 log.warning("%s.", self.truncated)
                 return
             read += 1
+            if not converters.knows(connection.msgtype):
+                self.skipped += 1
+                continue
             try:
                 message = converters.convert(data, connection.msgtype)
             except Exception as error:
                 self.skipped += 1
-                log.warning("A message on %s is damaged: skipped (%s).", connection.topic, _sentence(error))
+                log.warning("A message on %s is damaged: skipped (%s).", connection.topic, in_words(error))
                 continue
             yield Record(connection.topic, connection.msgtype, time_ns, message)
 
-    def _opened(self) -> AnyReader:
+    def _counted(self, records: Iterator[Record]) -> Iterator[Record]:
+        seen: dict[str, set[int]] = {}
+        latest: dict[str, int] = {}
+        for record in records:
+            if record.is_image:
+                stamp, stamps = record.stamp_ns, seen.setdefault(record.topic, set())
+                self.repeated += stamp in stamps
+                self.backward += stamp < latest.get(record.topic, stamp)
+                stamps.add(stamp)
+                latest[record.topic] = stamp
+            yield record
+
+    def _lose(self, sentences: Sequence[str]) -> None:
+        self.truncated = "; ".join(filter(None, (self.truncated, *sentences)))
+
+    @contextmanager
+    def _opened(self) -> Iterator[OpenedBag]:
         try:
-            reader = AnyReader([self._path], default_typestore=get_typestore(Stores.ROS2_JAZZY))
-            reader.open()
-        except Exception as error:  # damaged files raise whatever their parser stumbled over
-            raise SourceError(f"{self._path} cannot be read as a rosbag: {_sentence(error)}.{_mend(error)}") from error
-        return _Closing(reader)
+            with self._files.opened() as bag:
+                yield bag
+        except (OSError, ReaderError1, ReaderError2) as error:  # it was readable before
+            raise SourceError(f"{self.spec} cannot be read as a rosbag: {in_words(error)}.") from error
 
     def _chosen(self, available: list[Topic], patterns: Sequence[str] | None) -> tuple[Topic, ...]:
         if patterns is not None:
@@ -105,51 +134,59 @@ class BagSource(Source):
         # Masks of an earlier run would be published beside those of the node that is to make new ones.
         return tuple(topic for topic in images if "/segmentation/" not in topic.name) or images
 
-    def _window(self, reader: AnyReader, start: float, duration: float | None) -> tuple[int | None, int | None]:
-        if not reader.message_count:
+    def _window(self, bag: OpenedBag, start: float, duration: float | None) -> tuple[int | None, int | None]:
+        if not bag.message_count:
             raise SourceError(f"{self.spec} is a rosbag without a single message.")
-        begin = reader.start_time + round(start * 1e9)
-        if begin >= reader.end_time:
-            raise SourceError(
-                f"{self.spec} is over after {reader.duration / 1e9:.3f} s, so there is nothing at {start:g} s."
-            )
+        begin = bag.start_time + round(start * 1e9)
+        if begin >= bag.end_time:
+            seconds = (bag.end_time - bag.start_time) / 1e9
+            raise SourceError(f"{self.spec} is over after {seconds:.3f} s, so there is nothing at {start:g} s.")
         end = None if duration is None else begin + round(duration * 1e9)
-        self.seconds = (min(end or reader.end_time, reader.end_time) - begin) / 1e9
+        self.seconds = (min(end or bag.end_time, bag.end_time) - begin) / 1e9
         return (begin if start else None), end
 
-
-class _Closing:
-    """The opened reader as a context manager that does not open it a second time."""
-
-    def __init__(self, reader: AnyReader) -> None:
-        self._reader = reader
-
-    def __enter__(self) -> AnyReader:
-        return self._reader
-
-    def __exit__(self, *_: object) -> None:
-        self._reader.close()
+    def _with_encoding(self, topic: Topic, bag: OpenedBag) -> Topic:
+        if topic.type != IMAGE:
+            return topic
+        try:
+            _, _, data = next(bag.messages([topic.name]))
+            message = Converters(self._types, bag.is2).convert(data, topic.type)
+            return replace(topic, encoding=message.message().encoding)
+        except Exception:  # an empty topic or a damaged message; reading on tells what is wrong
+            return topic
 
 
-class _Converters:
+class Converters:
     """Bytes of a bag -> ``Serialized``: as they are for ROS 2, converted to CDR for ROS 1."""
 
-    def __init__(self, reader: AnyReader) -> None:
-        self._is2 = reader.is2
-        self._typestore = reader.typestore if reader.is2 else _as_ros2(reader.typestore)
+    def __init__(self, types: Typestore, is2: bool) -> None:
+        self._is2 = is2
+        self._typestore = types if is2 else _as_ros2(types)
         self._headers: dict[str, bool] = {}
-        self._refused: set[str] = set()
+        self._known: dict[str, bool] = {}
 
     def knows(self, msgtype: str) -> bool:
         """Whether messages of the type can be converted; a warning names the one that cannot."""
+        if msgtype not in self._known:
+            reason = self._refusal(msgtype)
+            self._known[msgtype] = not reason
+            if reason:
+                log.warning("%s %s: its messages are skipped.", msgtype, reason)
+        return self._known[msgtype]
+
+    def _refusal(self, msgtype: str) -> str:
+        if msgtype not in self._typestore.fielddefs:
+            return "is defined neither in the bag nor on this machine"
         if self._is2 or same_layout(self._typestore, get_typestore(Stores.ROS2_JAZZY), msgtype):
-            return True
-        if msgtype not in self._refused:
-            self._refused.add(msgtype)
-            log.warning("%s is laid out differently in ROS 1 and ROS 2: its messages are skipped.", msgtype)
-        return False
+            return ""
+        return "is laid out differently in ROS 1 and ROS 2"
 
     def convert(self, data: bytes | memoryview, msgtype: str) -> Serialized:
+        """One message.
+
+        Raises:
+            Exception: of any kind, where the bytes are damaged.
+        """
         if msgtype not in self._headers:
             self._headers[msgtype] = _starts_with_header(self._typestore, msgtype)
         cdr = bytes(data) if self._is2 else bytes(self._typestore.ros1_to_cdr(data, msgtype))
@@ -168,14 +205,7 @@ def same_layout(ours: Typestore, theirs: Typestore, msgtype: str) -> bool:
     a, b = ours.fielddefs[msgtype][1], theirs.fielddefs[msgtype][1]
     if [field[1] for field in a] != [field[1] for field in b]:
         return False
-    return all(same_layout(ours, theirs, name) for name in filter(None, (_nested(field[1]) for field in a)))
-
-
-def _nested(description: Any) -> str | None:
-    kind, inner = description
-    if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE):
-        kind, inner = inner[0]
-    return inner if kind == Nodetype.NAME else None
+    return all(same_layout(ours, theirs, name) for name in filter(None, (nested_type(field[1]) for field in a)))
 
 
 def _as_ros2(typestore: Typestore) -> Typestore:
@@ -199,23 +229,3 @@ def _topic(name: str, connections: list[Connection]) -> Topic:
         return bool(connection.ext.latching)
 
     return Topic(name, connections[0].msgtype, any(latched(connection) for connection in connections))
-
-
-def _with_encoding(topic: Topic, reader: AnyReader) -> Topic:
-    if topic.type != IMAGE:
-        return topic
-    try:
-        connection, _, data = next(reader.messages(reader.topics[topic.name].connections))
-        return replace(topic, encoding=reader.deserialize(data, connection.msgtype).encoding)
-    except Exception:  # an empty topic or a damaged message; reading on tells what is wrong
-        return topic
-
-
-def _sentence(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).rstrip(".")
-
-
-def _mend(error: Exception) -> str:
-    if "end magic" in str(error) or "Truncated" in str(error):
-        return " It was cut off while it was written; `mcap recover` may save what is there."
-    return ""

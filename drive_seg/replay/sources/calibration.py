@@ -46,6 +46,16 @@ class WithCameraInfo(Source):
         """As the source within."""
         return self._source.truncated
 
+    @property
+    def repeated(self) -> int:  # type: ignore[override]
+        """As the source within."""
+        return self._source.repeated
+
+    @property
+    def backward(self) -> int:  # type: ignore[override]
+        """As the source within."""
+        return self._source.backward
+
     def __iter__(self) -> Iterator[Record]:
         for record in self._source:
             if record.topic == self._image:

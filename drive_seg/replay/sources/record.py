@@ -15,6 +15,8 @@ from drive_seg.image_messages import ImageError, decode, decode_label
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
+BAG_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
+"""How the names of bags' files end; lower case, as ROS writes them."""
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 
@@ -189,7 +191,9 @@ class Source(ABC):
         expected: how many records it will yield, where that is known beforehand.
         seconds: about how long it lasts.
         skipped: what could not be read in the latest iteration (unreadable images, damaged messages).
-        truncated: why the latest iteration ended early, else empty.
+        truncated: what of the recording is lost that the latest iteration should have yielded, else empty.
+        repeated: images of the latest iteration with a stamp that one before them on the same topic had.
+        backward: images of the latest iteration with an earlier stamp than the one before them on the same topic.
     """
 
     spec: str
@@ -198,6 +202,8 @@ class Source(ABC):
     seconds: float = 0.0
     skipped: int = 0
     truncated: str = ""
+    repeated: int = 0
+    backward: int = 0
 
     @abstractmethod
     def __iter__(self) -> Iterator[Record]: ...
@@ -231,7 +237,12 @@ class FirstFrames(Source):
             if count > self._frames:
                 return
             yield record
-            self.skipped, self.truncated = self._source.skipped, self._source.truncated
+            self._follow()
+        self._follow()
+
+    def _follow(self) -> None:
+        self.skipped, self.truncated = self._source.skipped, self._source.truncated
+        self.repeated, self.backward = self._source.repeated, self._source.backward
 
 
 def choose(available: Sequence[Topic], patterns: Sequence[str] | None, spec: str) -> tuple[Topic, ...]:
