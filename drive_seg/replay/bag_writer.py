@@ -1,4 +1,4 @@
-"""Writing of an mcap rosbag2 that is either finished or named ``.partial``. No rclpy."""
+"""Writing of a rosbag2 that is either finished or named ``.partial``. No rclpy."""
 
 from __future__ import annotations
 
@@ -14,20 +14,29 @@ class BagError(RuntimeError):
     """A bag cannot be written; the message is one sentence."""
 
 
+STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+
+
 class BagWriter:
-    """A rosbag2 folder with one mcap file, written in ``<path>.partial`` and put in place by ``close``.
+    """A rosbag2 folder with one storage file, written in ``<path>.partial`` and put in place by ``close``.
 
     Args:
         path: the bag's folder; it must not exist.
         compress: zstd on the file's chunks, which every mcap reader (also ``ros2 bag``) undoes by itself.
+        storage: "mcap", or "sqlite3", which cannot be compressed.
 
     Raises:
-        BagError: the bag or what a killed recording left is already there, or the folder cannot be made.
+        BagError: the storage is unknown or cannot be compressed, the bag or what a killed recording left is already
+            there, or the folder cannot be made.
     """
 
     VERSION = 9
 
-    def __init__(self, path: str | Path, compress: bool = False) -> None:
+    def __init__(self, path: str | Path, compress: bool = False, storage: str = "mcap") -> None:
+        if storage not in STORAGES:
+            raise BagError(f"The storage of a bag is {' or '.join(STORAGES)}, not '{storage}'.")
+        if compress and storage != "mcap":
+            raise BagError(f"Only mcap files are compressed while they are written, not {storage}.")
         self.path = Path(path)
         self.counts: dict[str, int] = {}
         self.partial = self.path.with_name(self.path.name + ".partial")
@@ -36,7 +45,7 @@ class BagWriter:
         if self.partial.exists():
             raise BagError(f"{self.partial} is there, from a recording that runs or was killed; move it away first.")
         # The files within get the finished bag's name, so that they need not be renamed nor metadata edited.
-        self._writer = Writer(self.partial / self.path.name, version=self.VERSION, storage_plugin=StoragePlugin.MCAP)
+        self._writer = Writer(self.partial / self.path.name, version=self.VERSION, storage_plugin=STORAGES[storage])
         if compress:
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         try:
@@ -74,6 +83,12 @@ class BagWriter:
         os.replace(written, self.path)
         self.partial.rmdir()
         _sync(self.path.parent)
+
+    def discard(self) -> None:
+        """End without a bag: what was written is removed."""
+        self._writer.abort()
+        _remove(self.partial / self.path.name)
+        self.partial.rmdir()
 
 
 def _remove(folder: Path) -> None:

@@ -16,25 +16,25 @@ STRING = "std_msgs/msg/String"
 CDR = [b"\x00\x01\x00\x00\x02\x00\x00\x00a\x00\x00\x00", b"\x00\x01\x00\x00\x02\x00\x00\x00b\x00\x00\x00"]
 
 
-def write(path, compress=False):
-    bag = BagWriter(path, compress)
+def write(path, compress=False, storage="mcap"):
+    bag = BagWriter(path, compress, storage)
     connection = bag.add("/words", STRING, *definition(STRING))
     for i, cdr in enumerate(CDR):
         bag.write(connection, 10 + i, cdr)
     return bag
 
 
-@pytest.mark.parametrize("compress", [False, True])
-def test_bag_reads_back_byte_for_byte(tmp_path, compress):
-    bag = write(tmp_path / "out", compress)
+@pytest.mark.parametrize(("compress", "storage"), [(False, "mcap"), (True, "mcap"), (False, "sqlite3")])
+def test_bag_reads_back_byte_for_byte(tmp_path, compress, storage):
+    file = "out.mcap" if storage == "mcap" else "out.db3"
+    bag = write(tmp_path / "out", compress, storage)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.partial"]
     bag.close()
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")) == [
         "out",
-        "out/metadata.yaml",
-        "out/out.mcap",
+        *sorted(["out/metadata.yaml", f"out/{file}"]),
     ]
-    for path in (tmp_path / "out", tmp_path / "out" / "out.mcap"):
+    for path in (tmp_path / "out", tmp_path / "out" / file):
         with AnyReader([path]) as reader:
             read = [(c.topic, c.msgtype, t, bytes(data)) for c, t, data in reader.messages()]
             words = [reader.deserialize(data, STRING).data for *_, data in read]
@@ -61,6 +61,20 @@ def test_bag_without_messages_leaves_nothing(tmp_path):
     bag = BagWriter(tmp_path / "out")
     bag.add("/words", STRING, *definition(STRING))
     bag.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_discarded_bag_leaves_nothing(tmp_path, storage):
+    write(tmp_path / "out", storage=storage).discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_storage_that_cannot_be_is_refused(tmp_path):
+    with pytest.raises(BagError, match="storage of a bag is mcap or sqlite3, not 'bag'"):
+        BagWriter(tmp_path / "out", storage="bag")
+    with pytest.raises(BagError, match="Only mcap files are compressed"):
+        BagWriter(tmp_path / "out", compress=True, storage="sqlite3")
     assert list(tmp_path.iterdir()) == []
 
 
