@@ -33,7 +33,14 @@ PUBLISHED = {
     "dfn_r101_voc",
     "dfn_r101_cityscapes",
 }
-OWN = {"dsnet_camvid11", "dsnet_camvid11_distilled", "dsnet_fbnet_camvid11", "dsnet_street19", "dsnet_synth19"}
+OWN = {
+    "dsnet_camvid11",
+    "dsnet_camvid11_distilled",
+    "dsnet_camvid11_release",
+    "dsnet_fbnet_camvid11",
+    "dsnet_street19",
+    "dsnet_synth19",
+}
 
 
 @pytest.mark.parametrize(
