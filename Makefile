@@ -1,6 +1,7 @@
 # make demo   a synthetic drive through the node over DDS; INPUT=clip.mp4 MODEL=models/x.safetensors FRAMES=40
 # make test   the tests; TESTS="test/node test/test_labels.py" for some of them
 # make lint   ruff; make format lets it lay out the code
+# make docs   the README's table of parameters and config/segmentation.schema.json, from the parameters' specs
 # make venv   the virtual environment alone, which the others make on first use from the Python package index
 #
 # ROS=kilted   the ROS 2 Kilted wheels instead of Jazzy's
@@ -10,7 +11,7 @@
 ROS ?= jazzy
 LIBS ?= newest
 # EXTRAS=ros,test is what a vehicle has; INSTALL=plain copies the package into the environment instead of linking to it.
-EXTRAS ?= ros,replay,train,onnx,openvino,export,int8,test
+EXTRAS ?= ros,replay,cluster,train,onnx,openvino,export,int8,test
 INSTALL ?= editable
 TESTS ?=
 
@@ -26,7 +27,7 @@ VENV ?= .venv$(subst $(space),,$(addprefix -,$(overlays)))
 overlay_files := $(patsubst %,constraints-%.txt,$(overlays))
 pip := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c $(VENV)/constraints.txt
 
-.PHONY: demo test lint format venv
+.PHONY: demo test lint format docs venv
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python -m drive_seg.replay.demo $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)") \
@@ -40,6 +41,9 @@ lint: $(VENV)/.installed
 
 format: $(VENV)/.installed
 	$(VENV)/bin/ruff format .
+
+docs: $(VENV)/.installed
+	$(VENV)/bin/python -m drive_seg.node.parameter_table
 
 venv: $(VENV)/.installed
 

@@ -26,15 +26,20 @@ def share_tree(folder: str, *patterns: str) -> list[tuple[str, list[str]]]:
 
 
 CLI = ["rich>=13", "typer>=0.12"]
-REPLAY = ["rosbags>=0.10", *CLI]
+REPLAY = ["jinja2>=3.1", "mcap>=1.2", "rosbags>=0.10", *CLI]
+# Many recordings on several machines.
+CLUSTER = ["ray>=2.40", *REPLAY]
 TRAIN = ["lightning>=2.6", "pydantic>=2", "tensorboard>=2.16", "torchmetrics>=1.4", *CLI]
 # Wheels for machines without a ROS 2 of their own; where ROS 2 is installed this extra is not wanted.
 ROS = [
     "ros-rclpy[fastrtps]>=7.1",
     "ros-sensor-msgs>=5.3",
     "ros-std-msgs>=5.3",
+    "ros-std-srvs>=5.3",
     "ros-diagnostic-msgs>=5.3",
+    "ros-geometry-msgs>=5.3",
     "ros-lifecycle-msgs>=2.0",
+    "ros-nav-msgs>=5.3",
     "ros-rcl-interfaces>=2.0",
     "ros-rosgraph-msgs>=2.0",
 ]
@@ -42,7 +47,7 @@ ONNX = ["onnxruntime>=1.20"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.2", "torch>=2.6"]
 OPENVINO = ["openvino>=2025.0"]
 INT8 = ["nncf>=2.14", *OPENVINO, *EXPORT]
-TEST = ["pytest>=8", "ruff>=0.6"]
+TEST = ["jsonschema>=4.18", "pytest>=8", "ruff>=0.6"]
 
 setup(
     name=PACKAGE,
@@ -54,6 +59,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={f"{PACKAGE}.replay.evaluation": ["*.css", "*.j2"]},
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.6",
@@ -64,6 +70,7 @@ setup(
     extras_require={
         "cli": CLI,
         "replay": REPLAY,
+        "cluster": CLUSTER,
         "train": TRAIN,
         "onnx": ONNX,
         "openvino": OPENVINO,
@@ -79,7 +86,7 @@ setup(
         # `ros2 run` and launch files look for executables here, and pip puts console scripts into bin/ only.
         (f"lib/{PACKAGE}", ["scripts/segmentation_node", "scripts/player", "scripts/recorder"]),
         *share_tree("launch", "*.launch.py"),
-        *share_tree("config", "*.yaml", "*.xml"),
+        *share_tree("config", "*.yaml", "*.xml", "*.json", "*.rviz"),
         *share_tree("models", "*.safetensors", "*.md"),
     ],
     zip_safe=False,

@@ -238,12 +238,7 @@ def load(path: str | Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
-    if _CONTRACT not in metadata or _HASH not in metadata:
-        raise CheckpointError(f"{path}: holds no drive_seg contract, so nothing is known about its classes and input")
-    try:
-        contract = Contract.from_dict(json.loads(metadata[_CONTRACT]))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its contract cannot be read: {error}") from error
+    contract = _contract_in(metadata, path)
     digest = content_hash(tensors, contract)
     if digest != metadata[_HASH]:
         raise CheckpointError(
@@ -251,6 +246,31 @@ def load(path: str | Path) -> Checkpoint:
             "so weights or contract were changed after it was written"
         )
     return Checkpoint(path, contract, tensors, digest)
+
+
+def read_contract(path: str | Path) -> Contract:
+    """The contract of a checkpoint, at once and without a look at its weights.
+
+    Raises:
+        CheckpointError: if the file is missing, not a whole safetensors file, or without a contract.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return _contract_in(file.metadata() or {}, path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def _contract_in(metadata: dict[str, str], path: Path) -> Contract:
+    if _CONTRACT not in metadata or _HASH not in metadata:
+        raise CheckpointError(f"{path}: holds no drive_seg contract, so nothing is known about its classes and input")
+    try:
+        return Contract.from_dict(json.loads(metadata[_CONTRACT]))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its contract cannot be read: {error}") from error
 
 
 def find_model(name: str | Path) -> Path:

@@ -52,7 +52,7 @@ class Segmenter:
         sha256: the model's content hash.
 
     Attributes:
-        runtime: who executes it: "torch", "onnxruntime" or "openvino".
+        runtime: who executes it: "torch", "inductor", "onnxruntime" or "openvino".
 
     Raises:
         ValueError: if device, precision or input size cannot be had; the sentence says what can.
@@ -91,8 +91,9 @@ class Segmenter:
 
         Args:
             path, device, precision, input_size: see the class; a file that is no checkpoint brings its precision.
-            runtime: "auto" (the fastest that is installed and, for a checkpoint, prepared), "torch", "onnxruntime" or
-                "openvino". One that was asked for by name is prepared here if it is not yet, which takes a while.
+            runtime: "auto" (the fastest that is installed and, for a checkpoint, prepared), "torch", "inductor",
+                "onnxruntime" or "openvino". One that was asked for by name is prepared here if it is not yet, which
+                takes a while.
             threads: how many the network may use on the CPU; 0 is the runtime's own choice.
             tell: receives sentences for the log: what is being prepared, what is not prepared and how to change that.
 
@@ -118,6 +119,11 @@ class Segmenter:
     def gives_confidence(self) -> bool:
         """Whether it can say how sure it is; not so for an ONNX file that gives ids."""
         return not self._network.gives_ids
+
+    @property
+    def fixed_size(self) -> Size | None:
+        """The one (height, width) of the network's input that the model's file allows; None if it takes any."""
+        return self._network.fixed_size
 
     def network_size(self, height: int, width: int) -> Size:
         """The (height, width) in which the network sees an image of that size.

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.lifecycle import LifecycleNode, LifecycleState, ManagedEntity, TransitionCallbackReturn
@@ -20,11 +21,14 @@ from drive_seg.node.ledger import Fate
 from drive_seg.node.measures import Throttle
 from drive_seg.node.outputs import Outputs, qos_options
 from drive_seg.node.parameters import CameraParameters
+from drive_seg.node.planning import NEED_INFO, Planner
 
 if TYPE_CHECKING:
     from drive_seg.node.model import Model
 
 DEACTIVATED = "the node was deactivated"
+PAUSED = "inference is paused"
+SKIPPED = "skipped under overload"
 
 
 class Frame:
@@ -63,15 +67,18 @@ class Camera(ManagedEntity):
         self._parameters: CameraParameters | None = None
         self._reliable_input = False
         self._model: Model | None = None
+        self._planner: Planner | None = None
         self._subscription: Subscription | None = None
         self._slot_lock = threading.Lock()
         self._newest: Frame | None = None
+        self._held_back = ""
         self._told_awaited = self._told_broken = False
         self._throttle = Throttle()
 
-    def prepare(self, parameters: CameraParameters, reliable_input: bool, model: Model) -> None:
+    def prepare(self, parameters: CameraParameters, reliable_input: bool, model: Model, planner: Planner) -> None:
         """Hand over what configuring needs; call it before ``on_configure``."""
         self._parameters, self._reliable_input, self._model = parameters, reliable_input, model
+        self._planner = planner
 
     @property
     def topic(self) -> str:
@@ -84,28 +91,40 @@ class Camera(ManagedEntity):
         model = self._model
         if model is None:
             return About(self.name, self.topic)
-        return About(self.name, self.topic, model.name, model.sha256, model.device, model.precision, max_age_ns)
+        told = model.name, model.sha256, model.device, model.precision, max_age_ns
+        return About(self.name, self.topic, *told, network_input="x".join(map(str, model.input_size)))
+
+    def use(self, model: Model) -> None:
+        """The masks of all frames to come are this model's."""
+        self._model = model
+
+    def succeed(self, model: Model) -> None:
+        """The same between two frames: say so to everyone who listens, before the first of them."""
+        self.use(model)
+        self._latch()
 
     # Transitions
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.health = CameraHealth()
-        self.outputs = Outputs(self._node, self.name)
+        self.outputs = Outputs(self._node, self.name, self._planner)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        model = self._model
-        header = Header(stamp=self._node.get_clock().now().to_msg())
-        self.outputs.latch(model.label_map, model.name, model.sha256, header)
+        self._latch()
+        self._held_back = ""
         self.health.activate()
         self._told_awaited = self._told_broken = False
         self._subscription = self._subscribe()
+        self.look_for_listeners()
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
+        if self._planner is not None:
+            self._planner.listen(frozenset())
         self.health.deactivate()
         if frame := self.take():
             frame.end(Fate.WITHHELD, DEACTIVATED)
@@ -115,7 +134,9 @@ class Camera(ManagedEntity):
         if self.outputs is not None:
             self.outputs.destroy()
             self.outputs = None
-        self._model = None
+        if self._planner is not None:
+            self._planner.close()
+        self._model = self._planner = None
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -125,7 +146,26 @@ class Camera(ManagedEntity):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         return self.on_shutdown(state)
 
+    def _latch(self) -> None:
+        model, header = self._model, Header(stamp=self._node.get_clock().now().to_msg())
+        self.outputs.latch(model.label_map, model.name, model.sha256, header)
+
+    def look_for_listeners(self) -> None:
+        """Listen to camera_info and TF while somebody wants what is made with them; call it now and then."""
+        if self._subscription is not None:
+            self._planner.listen(self.outputs.wanted(publish_confidence=False) & NEED_INFO)
+
     # Frames
+
+    def check(self, image: np.ndarray) -> None:
+        """ImageError if the frame's image cannot be one of this camera."""
+        self._planner.check(image)
+
+    def hold_back(self, reason: str) -> None:
+        """Let every frame from the one that waits on end as withheld, with this reason; "" lets them through."""
+        self._held_back = reason
+        if reason and (frame := self.take()):
+            frame.end(Fate.WITHHELD, reason)
 
     @property
     def has_frame(self) -> bool:
@@ -143,11 +183,14 @@ class Camera(ManagedEntity):
         if self._subscription is None:
             frame.end(Fate.WITHHELD, DEACTIVATED)
             return
+        self._told_awaited = False
+        if self._held_back:
+            frame.end(Fate.WITHHELD, self._held_back)
+            return
         with self._slot_lock:
             older, self._newest = self._newest, frame
         if older:
             older.end(Fate.DROPPED)
-        self._told_awaited = False
         self._wake()
 
     # Subscribing
@@ -201,9 +244,9 @@ class Camera(ManagedEntity):
             f"camera '{self.name}': no image for {quiet:.0f} s; {self._describe_publishers()}"
         )
 
-    def tell_if_broken(self, max_age_ns: int | None) -> None:
+    def tell_if_broken(self, about: About) -> None:
         """Say once when images come but no masks can, and once when that is over."""
-        verdict = self.health.verdict(self.about(max_age_ns))
+        verdict = self.health.verdict(about)
         broken = verdict.level == DiagnosticStatus.ERROR
         sentence = f"camera '{self.name}' is {verdict.state}: {verdict.message}"
         # Two calls, because rclpy's logger does not let the severity of one place in the code change.

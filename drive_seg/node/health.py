@@ -1,7 +1,8 @@
 """The health of one camera, gathered while frames pass and told once a second on ``/diagnostics``.
 
-States: ``inactive`` (the node is not active), ``waiting`` (no image yet), ``active``, ``stale`` (images have
-stopped), ``rejecting`` (the latest image could not be used). What is not known is "n/a", never an invented 0.
+States: ``inactive`` (the node is not active), ``paused`` (by the service ``enable``), ``waiting`` (no image yet),
+``active``, ``skipped`` (given up under overload), ``stale`` (images have stopped), ``rejecting`` (the latest image
+could not be used). What is not known is "n/a", never an invented 0.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from drive_seg.node.ledger import Fate, FrameLedger
-from drive_seg.node.measures import Clock, Rate, Window
+from drive_seg.node.measures import WINDOW_S, Clock, Rate, Window
+from drive_seg.output_checks import Doubt, Finding
 
 STALE_AFTER_S = 2.0
 AWAITED_AFTER_S = 5.0
@@ -36,6 +39,22 @@ class About:
     device: str = "n/a"
     precision: str = "n/a"
     max_age_ns: int | None = None
+    network_input: str = "n/a"
+    model_change: str = "none"
+    paused: bool = False
+    skipped: bool = False
+    degraded: str = "off"
+    self_check: bool = True
+
+
+@dataclass(frozen=True)
+class _Doubted:
+    """A doubt about the frames of late."""
+
+    text: str
+    first_stamp_ns: int
+    began: float
+    last_seen: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,8 @@ class CameraHealth:
         self._last_received: float | None = None
         self._last_worked = Fate.PUBLISHED
         self._last_reason = "n/a"
+        self._doubts: dict[Doubt, _Doubted] = {}
+        self._doubted: Counter[Doubt] = Counter()
         self._fates = Window(clock)
         self._ages, self._latencies, self._processing = Window(clock), Window(clock), Window(clock)
         self._stages = {stage: Window(clock) for stage in STAGES}
@@ -70,6 +91,7 @@ class CameraHealth:
             self._active_since = self._clock()
             self._last_received = None
             self._last_worked = Fate.PUBLISHED
+            self._doubts.clear()
         for figure in (
             self._fates,
             self._ages,
@@ -117,6 +139,20 @@ class CameraHealth:
             if stage in self._stages:
                 self._stages[stage].add(duration)
 
+    def doubt(self, findings: Sequence[Finding], stamp_ns: int) -> None:
+        """What the self-check found in a frame with this stamp; an empty list is news as well.
+
+        A doubt lasts until it has not been found for ``WINDOW_S`` seconds.
+        """
+        now = self._clock()
+        with self._lock:
+            for finding in findings:
+                known = self._doubts.get(finding.doubt)
+                new = known is None or now - known.last_seen > WINDOW_S
+                first_stamp_ns, began = (stamp_ns, now) if new else (known.first_stamp_ns, known.began)
+                self._doubts[finding.doubt] = _Doubted(finding.text, first_stamp_ns, began, now)
+                self._doubted[finding.doubt] += 1
+
     def seconds_without_image(self) -> float | None:
         """Since the last image, or since activation if none came; None while inactive."""
         with self._lock:
@@ -129,11 +165,15 @@ class CameraHealth:
         quiet = self.seconds_without_image()
         if quiet is None:
             return Verdict("inactive", DiagnosticStatus.OK, "the node is not active")
+        if about.paused:
+            return Verdict("paused", DiagnosticStatus.OK, "inference is paused: the service 'enable' was called")
         if self._last_received is None:
             level = DiagnosticStatus.WARN if quiet > AWAITED_AFTER_S else DiagnosticStatus.OK
             return Verdict("waiting", level, f"no image on {about.topic} yet ({quiet:.0f} s)")
         if quiet > STALE_AFTER_S:
             return Verdict("stale", DiagnosticStatus.STALE, f"no image on {about.topic} for {quiet:.0f} s")
+        if about.skipped:
+            return Verdict("skipped", DiagnosticStatus.WARN, f"skipped under overload: {about.degraded}")
         if self._last_worked is Fate.REJECTED:
             return Verdict("rejecting", DiagnosticStatus.ERROR, self._last_reason)
         return self._verdict_while_images_come(about)
@@ -161,6 +201,11 @@ class CameraHealth:
             "model_hash": about.model_hash,
             "device": about.device,
             "precision": about.precision,
+            "network_input": about.network_input,
+            "model_change": about.model_change,
+            "degraded": about.degraded,
+            "self_check": self._describe_doubts() or "nothing found" if about.self_check else "off",
+            **{f"self_check_{doubt.value}": self._doubted[doubt] for doubt in Doubt},
         }
         return DiagnosticStatus(
             level=verdict.level,
@@ -188,10 +233,25 @@ class CameraHealth:
         if troubles:
             figures = ", ".join(f"{recent[fate]} {fate.value}" for fate in troubles)
             return Verdict("active", DiagnosticStatus.WARN, f"in the last 10 s: {figures}; {self._last_reason}")
+        if about.self_check and (doubts := self._describe_doubts()):
+            return Verdict("active", DiagnosticStatus.WARN, doubts)
         if recent[Fate.WITHHELD] and not recent[Fate.PUBLISHED]:
             return Verdict("active", DiagnosticStatus.OK, self._last_reason)
         fps = self._fps.per_second()
-        return Verdict("active", DiagnosticStatus.OK, "masks come" if fps is None else f"masks come at {fps:.1f} fps")
+        masks = "masks come" if fps is None else f"masks come at {fps:.1f} fps"
+        if about.degraded.startswith("step"):
+            return Verdict("active", DiagnosticStatus.WARN, f"{masks}; degraded under overload: {about.degraded}")
+        return Verdict("active", DiagnosticStatus.OK, masks)
+
+    def _describe_doubts(self) -> str:
+        """Every doubt of the last seconds with its beginning; "" if there is none."""
+        now = self._clock()
+        with self._lock:
+            current = [doubted for doubted in self._doubts.values() if now - doubted.last_seen <= WINDOW_S]
+        return "; ".join(
+            f"{doubted.text} (since stamp {doubted.first_stamp_ns / 1e9:.3f}, {now - doubted.began:.0f} s ago)"
+            for doubted in current
+        )
 
 
 def describe_offset(age_s: float) -> str:

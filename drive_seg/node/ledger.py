@@ -21,7 +21,7 @@ class Fate(StrEnum):
     FAILED = "failed"
     """a run-time error on the way"""
     WITHHELD = "withheld"
-    """the node was inactive, or nobody listens"""
+    """the node was inactive or paused, nobody listens, or it was held back by policy: the reason is told"""
 
 
 @dataclass(frozen=True)

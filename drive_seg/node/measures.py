@@ -87,6 +87,30 @@ class Rate:
             self._times.popleft()
 
 
+class Persistence:
+    """Notices what stays as it is: a sentence counts once it was said for a while without a break, and then once."""
+
+    def __init__(self, after_s: float = 2.0, clock: Clock = time.monotonic) -> None:
+        self._after_s, self._clock = after_s, clock
+        self._said: dict[str, tuple[str, float]] = {}
+        self._counted: dict[str, str] = {}
+
+    def says(self, key: str, sentence: str) -> bool:
+        """Note that this is said about the key now; true if it is time to tell it."""
+        before, since = self._said.setdefault(key, (sentence, self._clock()))
+        if before != sentence:
+            self._said[key] = sentence, self._clock()
+        elif self._clock() - since >= self._after_s and self._counted.get(key) != sentence:
+            self._counted[key] = sentence
+            return True
+        return False
+
+    def over(self, key: str) -> None:
+        """Note that nothing is said about the key any more."""
+        self._said.pop(key, None)
+        self._counted.pop(key, None)
+
+
 class Throttle:
     """Lets a log sentence through at most once per period, so that a bad stream cannot flood the log."""
 

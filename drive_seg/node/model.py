@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from drive_seg.checkpoint import find_model
+from drive_seg.checkpoint import Contract, find_model, read_contract
 from drive_seg.labels import LabelMap
-from drive_seg.node.parameters import NO_CONFIDENCE, NodeParameters
-from drive_seg.segmenter import Segmenter
+from drive_seg.node.parameters import NodeParameters, confidence_problem
+from drive_seg.runtimes import MULTIPLE, Size, onnx_file
+from drive_seg.segmenter import Segmenter, choose_device, network_size
 
 
 @dataclass
@@ -25,27 +26,39 @@ class Model:
     device: str
     precision: str
     runtime: str
+    input_size: Size
 
     @classmethod
-    def load(cls, wanted: NodeParameters, tell: Callable[[str], None]) -> Model:
+    def load(
+        cls, wanted: NodeParameters, tell: Callable[[str], None], sizes: Sequence[Size] = (), scale: float = 1.0
+    ) -> Model:
         """Load the model and run it once, so that the first camera frame meets a ready network.
 
         Args:
             wanted: the node's parameters.
             tell: receives sentences for the log, now and from the thread that labels.
+            sizes: (height, width) of the images of the cameras, where they are known; else it is made ready for its
+                own size.
+            scale: factor for the sides of the network's input.
 
         Raises:
             CheckpointError: if there is no such model or it may not be used.
             ValueError: if the device, precision, runtime, input size or confidence is not to be had here.
         """
         path = find_model(wanted.model)
+        input_size = wanted.input_size
+        if scale != 1.0:
+            full = input_size or contract_of(wanted.model).input.size
+            scaled = tuple(max(MULTIPLE, round(side * scale)) for side in full)
+            # In the aspect of the camera, because that is what a runtime is prepared for.
+            input_size = network_size(scaled, *(sizes[0] if sizes else full))
         segmenter = Segmenter.load(
-            path, wanted.device, wanted.precision, wanted.input_size, wanted.runtime, wanted.threads, tell
+            path, wanted.device, wanted.precision, input_size, wanted.runtime, wanted.threads, tell
         )
-        if wanted.publish_confidence and not segmenter.gives_confidence:
-            raise ValueError(f"parameter 'publish_confidence' {NO_CONFIDENCE}")
-        size = wanted.input_size or segmenter.contract.input.size
-        segmenter.warm_up([size] * len(wanted.cameras))
+        if not segmenter.gives_confidence and (fault := confidence_problem(wanted)):
+            raise ValueError(fault)
+        wanted.planning.classes(segmenter.label_map)  # raises for classes that this model does not have
+        segmenter.warm_up(list(sizes) or [segmenter.input_size] * len(wanted.cameras))
         return cls(
             path.stem,
             segmenter.sha256,
@@ -54,6 +67,7 @@ class Model:
             segmenter.device,
             segmenter.precision,
             segmenter.runtime,
+            segmenter.input_size,
         )
 
     def describe(self) -> str:
@@ -68,5 +82,32 @@ class Model:
         """Give the memory back, on the device too."""
         self.segmenter = None
         gc.collect()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """The same while frames pass: without a search for cycles, which would hold all threads up."""
+        self.segmenter = None
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+
+
+def contract_of(name: str) -> Contract:
+    """The contract of a model that may be loaded later, at once and without its weights.
+
+    Raises:
+        CheckpointError: if there is no such model, or its contract cannot be read.
+    """
+    path = find_model(name)
+    return onnx_file.read_contract(path) if onnx_file.is_file_with_contract(path) else read_contract(path)
+
+
+def problem(name: str, value: str) -> str | None:
+    """What can be said at once against a new value of the parameter ``model`` or ``device``; None if nothing can."""
+    try:
+        if name == "model":
+            contract_of(value)
+        elif name == "device":
+            choose_device(value)
+    except (ValueError, OSError) as error:
+        return f"cannot be used: {error}"
+    return None

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 
 import numpy as np
+from nav_msgs.msg import OccupancyGrid
 from rclpy.lifecycle import LifecycleNode
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header, String
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Float64, Header, String
 
 from drive_seg.image_messages import to_compressed_png, to_image
 from drive_seg.labels import LabelMap
-from drive_seg.node.parameters import QOS_OVERRIDES, given_parameters
+from drive_seg.masks import hide
+from drive_seg.node.measures import Persistence
+from drive_seg.node.parameters import QOS_OVERRIDES, Tuning, given_parameters
+from drive_seg.node.planning import Planner, UnavailableError
 from drive_seg.overlay import blend
 
 try:
@@ -23,14 +28,21 @@ try:
 except ImportError:  # not on the Python package index; then label_map alone tells what the ids mean
     LabelInfo = VisionClass = None
 
-IMAGES: dict[str, type] = {
+PER_FRAME: dict[str, type] = {
     "label": Image,
+    "confidence": Image,
+    "camera_info": CameraInfo,
+    "drivable": Image,
+    "free_space": OccupancyGrid,
     "label/compressed": CompressedImage,
     "color": Image,
     "overlay": Image,
-    "confidence": Image,
 }
 """The outputs made per frame, in the order of publishing: the mask that others wait for comes first."""
+
+TIMES = ("processing_time_ms", "pipeline_latency_ms")
+"""Topics below ``debug/``, one figure per published frame: from pick-up to published on a monotonic clock, and from the
+image's stamp to published on the node's clock."""
 
 
 def output_qos(latched: bool = False) -> QoSProfile:
@@ -50,20 +62,22 @@ def output_qos(latched: bool = False) -> QoSProfile:
 class Outputs:
     """The publishers of one camera, ``<camera>/segmentation/...``."""
 
-    def __init__(self, node: LifecycleNode, camera: str) -> None:
-        self._node = node
+    def __init__(self, node: LifecycleNode, camera: str, planner: Planner) -> None:
+        self._node, self._camera, self._planner = node, camera, planner
+        self._persistence = Persistence()
         prefix = f"{camera}/segmentation"
-        self._images: dict[str, Publisher] = {
-            name: self._publisher(kind, f"{prefix}/{name}") for name, kind in IMAGES.items()
+        self._per_frame: dict[str, Publisher] = {
+            name: self._publisher(kind, f"{prefix}/{name}") for name, kind in PER_FRAME.items()
         }
         self._label_map = self._publisher(String, f"{prefix}/label_map", latched=True)
         self._label_info = self._publisher(LabelInfo, f"{prefix}/label_info", latched=True) if LabelInfo else None
+        self._times = {name: self._publisher(Float64, f"{prefix}/debug/{name}") for name in TIMES}
 
     def wanted(self, publish_confidence: bool) -> frozenset[str]:
-        """The image outputs that somebody listens to now; work is done for no others."""
+        """The outputs per frame that somebody listens to now; work is done for no others."""
         return frozenset(
             name
-            for name, publisher in self._images.items()
+            for name, publisher in self._per_frame.items()
             if (publish_confidence or name != "confidence") and publisher.get_subscription_count() > 0
         )
 
@@ -83,30 +97,60 @@ class Outputs:
         label: np.ndarray,
         confidence: np.ndarray | None,
         label_map: LabelMap,
-        overlay_alpha: float,
-    ) -> None:
+        tuning: Tuning,
+    ) -> str:
         """Publish the wanted outputs of one frame, each with the frame's own header.
+
+        Pixels that are ignored, or less sure than is asked for, are void in all of them.
 
         Args:
             image: uint8 BGR [H, W, 3], the frame itself.
             label: uint8 [H, W], class ids.
-            confidence: uint8 [H, W]; needed only if wanted.
+            confidence: uint8 [H, W]; needed only if it is wanted or there is a least confidence.
+
+        Returns:
+            why nothing was published, or "" if something was.
         """
-        color = label_map.colorize(label) if wanted & {"color", "overlay"} else None
-        make: dict[str, Callable[[], Image | CompressedImage]] = {
+        planner = self._planner
+        label, confidence = hide(label, confidence, planner.ignored, tuning.min_confidence)
+        color = functools.cache(lambda: label_map.colorize(label))
+        drivable = functools.cache(lambda: planner.drivable(label, label_map, tuning.drivable_min_area))
+        make: dict[str, Callable[[], object]] = {
             "label": lambda: to_image(label, header, "mono8"),
-            "label/compressed": lambda: to_compressed_png(label, header, "mono8"),
-            "color": lambda: to_image(color, header, "bgr8"),
-            "overlay": lambda: to_image(blend(image, color, overlay_alpha), header, "bgr8"),
             "confidence": lambda: to_image(confidence, header, "mono8"),
+            "camera_info": lambda: planner.camera_info(header, label.shape),
+            "drivable": lambda: to_image(drivable(), header, "mono8"),
+            "free_space": lambda: planner.free_space(label, drivable(), label_map, header),
+            "label/compressed": lambda: to_compressed_png(label, header, "mono8"),
+            "color": lambda: to_image(color(), header, "bgr8"),
+            "overlay": lambda: to_image(blend(image, color(), tuning.overlay_alpha), header, "bgr8"),
         }
-        for name, publisher in self._images.items():
+        missing: dict[str, str] = {}
+        for name, publisher in self._per_frame.items():
             if name in wanted:
-                publisher.publish(make[name]())
+                try:
+                    publisher.publish(make[name]())
+                    self._persistence.over(name)
+                except UnavailableError as error:
+                    missing[name] = str(error)
+        self._tell(missing)
+        return "" if wanted.difference(missing) else "; ".join(f"{name}: {why}" for name, why in missing.items())
+
+    def _tell(self, missing: dict[str, str]) -> None:
+        """Say once of each output that is wanted and does not come why that is so."""
+        for name, why in missing.items():
+            if self._persistence.says(name, why):
+                self._node.get_logger().warning(f"camera '{self._camera}': no {name}: {why}")
+
+    def publish_times(self, processing_ms: float, pipeline_ms: float) -> None:
+        """Tell what a published frame took, if somebody listens; see :data:`TIMES`."""
+        for publisher, value in zip(self._times.values(), (processing_ms, pipeline_ms), strict=True):
+            if publisher.get_subscription_count() > 0:
+                publisher.publish(Float64(data=value))
 
     def destroy(self) -> None:
         """Take the topics off the graph."""
-        for publisher in (*self._images.values(), self._label_map, self._label_info):
+        for publisher in (*self._per_frame.values(), *self._times.values(), self._label_map, self._label_info):
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
 

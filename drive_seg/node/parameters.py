@@ -16,11 +16,20 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from drive_seg.node.specs import Change, Spec, check_device, check_model, check_size, check_topic, one_of
+from drive_seg.node.overload import WAYS, rank
+from drive_seg.node.planning_parameters import (
+    PLANNING_SPECS,
+    CameraPlanning,
+    PlanningParameters,
+    planning_camera_specs,
+    read_camera_planning,
+    read_planning,
+)
+from drive_seg.node.specs import Change, Spec, check_device, check_model, check_order, check_size, check_topic, one_of
 
 QOS_OVERRIDES = "qos_overrides"
-NO_CONFIDENCE = "cannot be true: this model gives class ids, and no probabilities with them"
-"""Said of ``publish_confidence``."""
+NO_CONFIDENCE = "cannot be {}: this model gives class ids, and no probabilities with them"
+"""Said of the parameters that need a confidence, with the value that they cannot have."""
 
 
 class ParameterError(ValueError):
@@ -48,6 +57,7 @@ NODE_SPECS: Mapping[str, Spec] = {
         "dsnet_synth19",
         "what to run: a name of the package's models folder, or a path to a .safetensors file, or to an .onnx or "
         ".xml file with <name>.contract.yaml beside it",
+        Change.RELOADS,
         check=check_model,
     ),
     "cameras": Spec(
@@ -56,7 +66,12 @@ NODE_SPECS: Mapping[str, Spec] = {
         Change.NEVER,
         check=_check_cameras,
     ),
-    "device": Spec("auto", "where the network runs: auto, cpu, cuda or cuda:N", check=check_device),
+    "device": Spec(
+        "auto",
+        "where the network runs: auto (CUDA where there is one; the CPU for ONNX), cpu, cuda or cuda:N",
+        Change.RELOADS,
+        check=check_device,
+    ),
     "max_image_age_ms": Spec(
         0,
         "budget in ms from an image's stamp to its published mask, on the node's clock; what is older is not "
@@ -71,21 +86,50 @@ NODE_SPECS: Mapping[str, Spec] = {
         (0.0, 1.0),
     ),
     "publish_confidence": Spec(False, "publish the confidence image, 255 x the softmax maximum", Change.ANY_TIME),
+    "self_check": Spec(
+        True,
+        "look for frozen, dark, saturated or blank images, for masks of one class and for sudden changes; what is "
+        "found is a WARN in the diagnostics",
+        Change.ANY_TIME,
+    ),
+    "unsafe_output": Spec(
+        "publish",
+        "what becomes of a mask that the self-check doubts: publish it, publish void (255 everywhere, confidence 0) "
+        "in its place, or withhold it",
+        Change.ANY_TIME,
+        check=one_of("publish", "void", "withhold"),
+    ),
+    "degrade": Spec(
+        False,
+        "under an overload that lasts give up work step by step, and take it up again when there is room",
+        Change.ANY_TIME,
+    ),
+    "degrade_order": Spec(
+        list(WAYS),
+        "what is given up, in this order: cameras (the one of lowest priority is skipped, then the next; one stays), "
+        "input_size (the sides of the network's input x0.75, then x0.5)",
+        Change.ANY_TIME,
+        check=check_order(*WAYS),
+    ),
     "autostart": Spec(True, "configure and activate at start, without waiting for a lifecycle manager", Change.NEVER),
     "precision": Spec(
         "auto",
-        "arithmetic of the network: auto, fp32, fp16 or bf16",
+        "arithmetic of the network: auto (fp16 on CUDA, fp32 on the CPU), fp32, fp16 or bf16",
+        Change.RELOADS,
         check=one_of("auto", "fp32", "fp16", "bf16"),
     ),
     "runtime": Spec(
         "auto",
-        "who executes the network: auto (the fastest that is installed and prepared), torch, onnxruntime or openvino",
-        check=one_of("auto", "torch", "onnxruntime", "openvino"),
+        "who executes the network: auto (the fastest that is installed and prepared), torch, inductor, onnxruntime or "
+        "openvino",
+        Change.RELOADS,
+        check=one_of("auto", "torch", "inductor", "onnxruntime", "openvino"),
     ),
     "threads": Spec(0, "CPU threads of the network; 0 is the runtime's own choice", span=(0, 1024)),
     "input_size": Spec(
         [0, 0],
-        "[height, width] whose pixel count the network sees; [0, 0] is the model's own",
+        "[height, width] whose pixel count the network sees, the camera's aspect kept; [0, 0] is the model's own",
+        Change.RELOADS,
         check=check_size,
     ),
     "input_reliability": Spec(
@@ -93,6 +137,7 @@ NODE_SPECS: Mapping[str, Spec] = {
         "QoS asked of the cameras: best_effort hears every camera, reliable only reliable ones",
         check=one_of("best_effort", "reliable"),
     ),
+    **PLANNING_SPECS,
 }
 
 
@@ -105,6 +150,13 @@ def camera_specs(camera: str) -> dict[str, Spec]:
             "raw: Image on <image_topic>; compressed: CompressedImage on <image_topic>/compressed",
             check=one_of("raw", "compressed"),
         ),
+        f"{camera}.priority": Spec(
+            0,
+            f"the higher, the later {camera} is skipped under overload; among equals the first in cameras stays",
+            Change.ANY_TIME,
+            (-1000, 1000),
+        ),
+        **planning_camera_specs(camera),
     }
 
 
@@ -115,11 +167,12 @@ def all_specs(cameras: Iterable[str]) -> dict[str, Spec]:
 
 @dataclass(frozen=True)
 class CameraParameters:
-    """What one camera needs to subscribe."""
+    """What one camera needs to subscribe, and for planners."""
 
     name: str
     image_topic: str
     compressed: bool
+    planning: CameraPlanning
 
 
 @dataclass(frozen=True)
@@ -133,8 +186,15 @@ class NodeParameters:
     threads: int
     input_size: tuple[int, int] | None
     publish_confidence: bool
+    min_confidence: float
     reliable_input: bool
+    planning: PlanningParameters
     cameras: tuple[CameraParameters, ...]
+
+    @property
+    def loading(self) -> tuple:
+        """What the loaded model depends on: two that are equal here run the same."""
+        return self.model, self.device, self.precision, self.runtime, self.threads, self.input_size
 
 
 @dataclass(frozen=True)
@@ -144,6 +204,19 @@ class Tuning:
     max_age_ns: int | None
     overlay_alpha: float
     publish_confidence: bool
+    self_check: bool = True
+    unsafe_output: str = "publish"
+    min_confidence: float = 0.0
+    drivable_min_area: float = PLANNING_SPECS["drivable_min_area"].default
+
+
+@dataclass(frozen=True)
+class Degrading:
+    """What may be given up under overload. ``ranked``: the cameras, the most important first."""
+
+    wanted: bool
+    order: tuple[str, ...]
+    ranked: tuple[str, ...]
 
 
 def declare(node: Node) -> None:
@@ -194,9 +267,16 @@ def read(node: Node) -> NodeParameters:
         threads=value("threads"),
         input_size=(size[0], size[1]) if any(size) else None,
         publish_confidence=value("publish_confidence"),
+        min_confidence=value("min_confidence"),
         reliable_input=value("input_reliability") == "reliable",
+        planning=read_planning(value),
         cameras=tuple(
-            CameraParameters(name, value(f"{name}.image_topic"), compressed=value(f"{name}.transport") == "compressed")
+            CameraParameters(
+                name,
+                value(f"{name}.image_topic"),
+                compressed=value(f"{name}.transport") == "compressed",
+                planning=read_camera_planning(value, name),
+            )
             for name in value("cameras")
         ),
     )
@@ -209,6 +289,21 @@ def read_tuning(node: Node) -> Tuning:
         max_age_ns=age_ms * 1_000_000 if age_ms else None,
         overlay_alpha=node.get_parameter("overlay_alpha").value,
         publish_confidence=node.get_parameter("publish_confidence").value,
+        self_check=node.get_parameter("self_check").value,
+        unsafe_output=node.get_parameter("unsafe_output").value,
+        min_confidence=node.get_parameter("min_confidence").value,
+        drivable_min_area=node.get_parameter("drivable_min_area").value,
+    )
+
+
+def read_degrading(node: Node) -> Degrading:
+    """The parameters of the degradation under overload."""
+    cameras = node.get_parameter("cameras").value
+    priorities = [node.get_parameter(f"{camera}.priority").value for camera in cameras]
+    return Degrading(
+        wanted=node.get_parameter("degrade").value,
+        order=tuple(node.get_parameter("degrade_order").value),
+        ranked=tuple(rank(cameras, priorities)),
     )
 
 
@@ -228,17 +323,35 @@ def judge_change(
         reason = spec.problem(parameter.value)
         if spec.change is Change.UNCONFIGURED and configured:
             reason = "can change only while the node is unconfigured: deactivate and clean up first"
-        if parameter.name == "publish_confidence" and parameter.value is True and not gives_confidence:
-            reason = NO_CONFIDENCE
+        if parameter.name in ("publish_confidence", "min_confidence") and parameter.value and not gives_confidence:
+            reason = reason or NO_CONFIDENCE.format(_as_written(parameter.value))
         if reason:
-            return SetParametersResult(successful=False, reason=f"parameter '{parameter.name}' {reason}")
+            return refuse(parameter.name, reason)
     return SetParametersResult(successful=True)
+
+
+def confidence_problem(wanted: NodeParameters | Tuning) -> str | None:
+    """What is wrong with the parameters for a model that cannot say how sure it is; None if nothing is."""
+    if wanted.publish_confidence:
+        return f"parameter 'publish_confidence' {NO_CONFIDENCE.format('true')}"
+    if wanted.min_confidence > 0:
+        return f"parameter 'min_confidence' {NO_CONFIDENCE.format(wanted.min_confidence)}"
+    return None
+
+
+def refuse(name: str, reason: str) -> SetParametersResult:
+    """The answer to whoever wants to set a parameter to what it cannot be."""
+    return SetParametersResult(successful=False, reason=f"parameter '{name}' {reason}")
 
 
 def unused_qos_overrides(node: Node) -> list[str]:
     """Given ``qos_overrides`` that no topic of the node has asked for."""
     given = given_parameters(node)
     return [name for name in given if name.startswith(f"{QOS_OVERRIDES}.") and not node.has_parameter(name)]
+
+
+def _as_written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_built_in(node: Node, name: str) -> bool:

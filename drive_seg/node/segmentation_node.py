@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import rclpy
@@ -25,11 +26,16 @@ from std_msgs.msg import Header
 
 from drive_seg.node import parameters
 from drive_seg.node.camera import Camera
+from drive_seg.node.control import Control
+from drive_seg.node.health import About
 from drive_seg.node.parameters import ParameterError
+from drive_seg.node.planning import Planner
 from drive_seg.node.process import StopRequest
+from drive_seg.node.transforms import Transforms
 
 if TYPE_CHECKING:
     from drive_seg.node.model import Model
+    from drive_seg.node.model_change import ModelChange
     from drive_seg.node.worker import Worker
 
 NAME = "segmentation_node"
@@ -44,6 +50,8 @@ DEACTIVATE_PATIENCE_S = 10.0
 """How long deactivating waits for the batch in hand to be published."""
 SHUTDOWN_PATIENCE_S = 3.0
 """The same at the end of the process, where ``ros2 launch`` kills what takes more than 5 s."""
+LOAD_PATIENCE_S = 2.0
+"""How long the end of the process waits for a model that is being loaded, besides."""
 
 Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
 
@@ -69,6 +77,9 @@ class SegmentationNode(LifecycleNode):
     in hand to be published, clean-up frees the model. All of it runs in the executor's thread; frames pass
     through the one worker thread.
 
+    While it is active, the service ``~/enable`` pauses inference, and a change of the parameters by which a model is
+    loaded brings another one while frames pass (``model_change``); under overload it may do less (``control``).
+
     Raises:
         ParameterError: on construction, if a given parameter is unknown, ill-typed or out of range.
     """
@@ -84,12 +95,15 @@ class SegmentationNode(LifecycleNode):
         except ParameterError:
             self.destroy_node()
             raise
-        self._model: Model | None = None
+        self._change: ModelChange | None = None
         self._worker: Worker | None = None
         self.cameras = [Camera(self, name, self._wake_worker) for name in self.get_parameter("cameras").value]
         for camera in self.cameras:
             self.add_managed_entity(camera)
+        self._control = Control(self, self.cameras)
+        self._transforms = Transforms(self)
         self.add_on_set_parameters_callback(self._judge_change)
+        self.add_post_set_parameters_callback(self._take_change)
         self._survive_impossible_transitions()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 1)
         # On a steady clock: a simulated clock that stands still must not silence the diagnostics.
@@ -104,18 +118,23 @@ class SegmentationNode(LifecycleNode):
 
     @_errors_in_the_log
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        from drive_seg.node.model import Model  # brings PyTorch, which an unconfigured node does not need
+        from drive_seg.node.model_change import ModelChange  # brings PyTorch, which an unconfigured node does not need
 
+        if self._change is None:
+            self._change = ModelChange(self, self._hand_over, self._control.image_sizes, self._control.scale_failed)
         wanted = parameters.read(self)
         self.get_logger().info(f"loading model {wanted.model}")
         try:
-            model = Model.load(wanted, self.get_logger().info)
+            planners = [
+                Planner(self, camera.name, camera.image_topic, camera.planning, wanted.planning, self._transforms)
+                for camera in wanted.cameras
+            ]
+            model = self._change.begin(wanted)
         except (ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
-        for camera, camera_parameters in zip(self.cameras, wanted.cameras, strict=True):
-            camera.prepare(camera_parameters, wanted.reliable_input, model)
-        self._model = model
+        for camera, camera_parameters, planner in zip(self.cameras, wanted.cameras, planners, strict=True):
+            camera.prepare(camera_parameters, wanted.reliable_input, model, planner)
         result = super().on_configure(state)
         self.get_logger().info(f"configured: {model.describe()}")
         return result
@@ -129,9 +148,10 @@ class SegmentationNode(LifecycleNode):
             return FAILURE
         clock, logger = self.get_clock(), self.get_logger()
         tuning = functools.partial(parameters.read_tuning, self)
-        self._worker = Worker(self._model.segmenter, self.cameras, clock, tuning, logger)
+        self._worker = Worker(self._change.model.segmenter, self.cameras, clock, tuning, logger)
         self._worker.start()
         result = super().on_activate(state)
+        self._control.activated(self._worker, self._change)
         for name in parameters.unused_qos_overrides(self):
             logger.warning(f"parameter '{name}' has no effect: the node has no such topic")
         logger.info(f"active: awaiting {', '.join(camera.topic for camera in self.cameras)}")
@@ -141,12 +161,14 @@ class SegmentationNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_deactivate(state)
         self._stop_worker(DEACTIVATE_PATIENCE_S)
+        self._control.deactivated()
+        self._change.settle()
         return result
 
     @_errors_in_the_log
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_cleanup(state)
-        self._free_model()
+        self._free_model(0.0)
         return result
 
     @_errors_in_the_log
@@ -166,18 +188,18 @@ class SegmentationNode(LifecycleNode):
             camera.on_deactivate(state)
         self._stop_worker(SHUTDOWN_PATIENCE_S)
         super().on_shutdown(state)
-        self._free_model()
+        self._free_model(LOAD_PATIENCE_S)
+        self._control.deactivated()
 
     def _stop_worker(self, patience_s: float) -> None:
         if self._worker is not None and not self._worker.stop(patience_s):
             self.get_logger().error(f"the batch in hand is given up: it takes more than {patience_s:.0f} s")
 
-    def _free_model(self) -> None:
+    def _free_model(self, patience_s: float) -> None:
         if self._worker is not None and not self._worker.running:
             self._worker = None
-        if self._model is not None:
-            model, self._model = self._model, None
-            model.free()
+        if self._change is not None:
+            self._change.end(patience_s)
 
     def _survive_impossible_transitions(self) -> None:
         """Refuse a transition that the state does not have; rclpy lets the error end the node."""
@@ -199,23 +221,64 @@ class SegmentationNode(LifecycleNode):
     def _judge_change(self, changed: list[Parameter]) -> object:
         names = [camera.name for camera in self.cameras]
         configured = self._model is not None
-        gives_confidence = not configured or self._model.segmenter.gives_confidence
-        return parameters.judge_change(changed, names, configured, gives_confidence)
+        gives_confidence = not configured or self._change.gives_confidence
+        judged = parameters.judge_change(changed, names, configured, gives_confidence)
+        if judged.successful and configured:
+            from drive_seg.node.model import problem
+
+            new = [(given.name, given.value) for given in changed if not self._change.runs(given.name, given.value)]
+            reasons = ((name, problem(name, value)) for name, value in new)
+            judged = next((parameters.refuse(name, reason) for name, reason in reasons if reason), judged)
+        return judged
+
+    def _take_change(self, changed: list[Parameter]) -> None:
+        if self._change is not None:
+            self._change.look()
+
+    def _hand_over(self, model: Model, taken_over: Callable[[], None]) -> None:
+        """Let this model label all frames from the next on; not before the worker has done with the batch in hand."""
+
+        def succeed() -> None:
+            for camera in self.cameras:
+                camera.succeed(model)
+            taken_over()
+
+        if self._worker is not None and self._worker.succeed(model.segmenter, succeed):
+            return
+        for camera in self.cameras:
+            camera.use(model)
+        taken_over()
+
+    @property
+    def _model(self) -> Model | None:
+        """The model that runs; None while the node is unconfigured."""
+        return self._change.model if self._change is not None else None
 
     def _wake_worker(self) -> None:
         if self._worker is not None:
             self._worker.wake()
 
     def _tell_health(self) -> None:
-        max_age_ns = parameters.read_tuning(self).max_age_ns
+        self._control.look()
+        status = []
         for camera in self.cameras:
+            about = self._about(camera)
+            camera.look_for_listeners()
             camera.tell_if_awaited()
-            camera.tell_if_broken(max_age_ns)
-        self._diagnostics.publish(
-            DiagnosticArray(
-                header=Header(stamp=self.get_clock().now().to_msg()),
-                status=[camera.health.status(camera.about(max_age_ns)) for camera in self.cameras],
-            )
+            camera.tell_if_broken(about)
+            status.append(camera.health.status(about))
+        header = Header(stamp=self.get_clock().now().to_msg())
+        self._diagnostics.publish(DiagnosticArray(header=header, status=status))
+
+    def _about(self, camera: Camera) -> About:
+        tuning = parameters.read_tuning(self)
+        return replace(
+            camera.about(tuning.max_age_ns),
+            model_change=self._change.state if self._change is not None else "none",
+            paused=self._control.paused,
+            skipped=self._control.is_skipped(camera.name),
+            degraded=self._control.describe_degradation(),
+            self_check=tuning.self_check,
         )
 
 

@@ -21,6 +21,7 @@ class Change(Enum):
 
     NEVER = "fixed when the node starts"
     UNCONFIGURED = "can change while the node is unconfigured"
+    RELOADS = "can change at any time: while a model is loaded, the new one is loaded beside it"
     ANY_TIME = "can change at any time"
 
 
@@ -59,8 +60,18 @@ class Spec:
         return self.check(value)
 
 
-def one_of(*choices: str) -> Check:
-    return lambda value: None if value in choices else f"must be {' or '.join(choices)}, not '{value}'"
+@dataclass(frozen=True)
+class OneOf:
+    """Check that a value is one of a few words; the table and the schema of the parameters list them."""
+
+    choices: tuple[str, ...]
+
+    def __call__(self, value: str) -> str | None:
+        return None if value in self.choices else f"must be {' or '.join(self.choices)}, not '{value}'"
+
+
+def one_of(*choices: str) -> OneOf:
+    return OneOf(choices)
 
 
 def check_model(value: str) -> str | None:
@@ -78,6 +89,23 @@ def check_size(value: Iterable[int]) -> str | None:
     if size in ([], [0, 0]) or (len(size) == 2 and all(8 <= side <= 16384 for side in size)):
         return None
     return f"must be [height, width] of 8..16384 pixels each, or [0, 0] for the model's own size, not {size}"
+
+
+@dataclass(frozen=True)
+class SomeOf:
+    """Check that a list holds each of a few words at most once."""
+
+    choices: tuple[str, ...]
+
+    def __call__(self, value: Iterable[str]) -> str | None:
+        given = list(value)
+        if set(given) <= set(self.choices) and len(set(given)) == len(given):
+            return None
+        return f"must hold {' or '.join(self.choices)}, each at most once, not {given}"
+
+
+def check_order(*choices: str) -> SomeOf:
+    return SomeOf(choices)
 
 
 def check_topic(value: str) -> str | None:

@@ -12,10 +12,12 @@ from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from drive_seg.image_messages import ImageError, decode
-from drive_seg.node.camera import DEACTIVATED, Camera, Frame
+from drive_seg.labels import VOID
+from drive_seg.node.camera import DEACTIVATED, PAUSED, Camera, Frame
 from drive_seg.node.ledger import Fate
 from drive_seg.node.measures import Throttle
 from drive_seg.node.parameters import Tuning
+from drive_seg.output_checks import OutputCheck
 from drive_seg.segmenter import Segmentation, Segmenter
 
 
@@ -47,11 +49,16 @@ class Worker:
     ) -> None:
         self._segmenter, self._cameras, self._clock = segmenter, list(cameras), clock
         self._tuning, self._logger, self._throttle = tuning, logger, Throttle()
+        self._checks: dict[str, OutputCheck] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._wake = threading.Condition()
         self._stopping = False
+        self._successor: tuple[Segmenter, Callable[[], None]] | None = None
+        self._busy_s, self._busy_since = 0.0, None
         # Held while a frame is published, so that nothing is once the batch in hand was given up.
         self._publishing = threading.Lock()
         self._given_up = False
+        self._paused = False
         self._thread = threading.Thread(target=self._run, name="drive_seg worker", daemon=True)
 
     @property
@@ -65,6 +72,39 @@ class Worker:
         """A frame waits; called from the executor's thread."""
         with self._wake:
             self._wake.notify()
+
+    def pause(self, paused: bool) -> None:
+        """Let nothing be published, or let frames through again.
+
+        What is being worked on when a pause begins ends as withheld, unless the pause is over before its masks are
+        ready.
+        """
+        with self._publishing:
+            self._paused = paused
+
+    def succeed(self, segmenter: Segmenter, taken_over: Callable[[], None]) -> bool:
+        """Let another segmenter label all frames from the next batch on; False if the worker was stopped.
+
+        Args:
+            taken_over: called from the worker's thread between the last batch of the one and the first of the other;
+                not called if the worker is stopped before, or the batch in hand never comes back.
+        """
+        with self._wake:
+            if self._stopping:
+                return False
+            self._successor = segmenter, taken_over
+            self._wake.notify()
+            return True
+
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the latest image of each camera that sent one."""
+        return list(self._sizes.values())
+
+    def busy_seconds(self) -> float:
+        """How long it has worked since it was started, up to now."""
+        with self._wake:
+            since = self._busy_since
+            return self._busy_s + (time.monotonic() - since if since is not None else 0.0)
 
     def stop(self, patience_s: float) -> bool:
         """Finish the batch in hand, publish it, and end the thread.
@@ -85,19 +125,42 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._stopping or any(camera.has_frame for camera in self._cameras))
+                self._note_idle()
+                self._wake.wait_for(self._has_work)
                 if self._stopping:
                     return
+                successor, self._successor = self._successor, None
+                self._busy_since = time.monotonic()
+            if successor:
+                self._take_over(*successor)
             frames = [frame for camera in self._cameras if (frame := camera.take())]
             # Who is first in the batch is also published first, so the cameras take turns.
             self._cameras.append(self._cameras.pop(0))
             self._serve(frames)
+
+    def _has_work(self) -> bool:
+        return self._stopping or self._successor is not None or any(camera.has_frame for camera in self._cameras)
+
+    def _note_idle(self) -> None:
+        if self._busy_since is not None:
+            self._busy_s += time.monotonic() - self._busy_since
+            self._busy_since = None
+
+    def _take_over(self, segmenter: Segmenter, taken_over: Callable[[], None]) -> None:
+        self._segmenter = segmenter
+        # They know the classes by the ids of the label map before.
+        self._checks.clear()
+        try:
+            taken_over()
+        except Exception as error:  # the thread must live on: without it the node is deaf
+            self._logger.error(f"after the model change: {_in_words(error)}")
 
     def _serve(self, frames: list[Frame]) -> None:
         jobs = [Job(frame) for frame in frames]
         jobs = self._each(self._pick_up, jobs)
         jobs = self._each(self._decode, jobs)
         jobs = self._segment(jobs)
+        jobs = self._each(self._check, jobs)
         self._each(self._publish, jobs)
 
     def _each(self, step: Callable[[Job], None], jobs: list[Job]) -> list[Job]:
@@ -115,6 +178,8 @@ class Worker:
         job.wanted = job.frame.camera.outputs.wanted(tuning.publish_confidence)
         if tuning.max_age_ns is not None and age_ns > tuning.max_age_ns:
             self._end(job.frame, Fate.EXPIRED, f"{age_ns / 1e6:.0f} ms old when picked up")
+        elif self._paused:
+            self._end(job.frame, Fate.WITHHELD, PAUSED)
         elif not job.wanted:
             self._end(job.frame, Fate.WITHHELD, "nobody listens")
 
@@ -122,6 +187,8 @@ class Worker:
         started = time.perf_counter()
         try:
             job.image = decode(job.frame.message)
+            job.frame.camera.check(job.image)
+            self._sizes[job.frame.camera.name] = job.image.shape[:2]
         except ImageError as error:
             self._end(job.frame, Fate.REJECTED, str(error))
         job.stages["decode"] = time.perf_counter() - started
@@ -130,7 +197,7 @@ class Worker:
         """Run the network on all images at once; the jobs that have their masks."""
         if not jobs:
             return []
-        confidence = any("confidence" in job.wanted for job in jobs)
+        confidence = any("confidence" in job.wanted for job in jobs) or self._tuning().min_confidence > 0
         stages: dict[str, float] = {}
         try:
             masks = self._segmenter([job.image for job in jobs], confidence=confidence, stages=stages)
@@ -145,6 +212,23 @@ class Worker:
             job.stages.update(stages)
         return jobs
 
+    def _check(self, job: Job) -> None:
+        """Look whether the mask is to be believed, and do with one that is not what the user wants."""
+        tuning, camera = self._tuning(), job.frame.camera
+        if not tuning.self_check:
+            self._checks.pop(camera.name, None)
+            return
+        check = self._checks.get(camera.name)
+        if check is None:
+            check = self._checks[camera.name] = OutputCheck(self._segmenter.label_map.names)
+        findings = check.look(job.image, job.mask.label, job.frame.stamp_ns)
+        job.frame.health.doubt(findings, job.frame.stamp_ns)
+        if findings and tuning.unsafe_output == "withhold":
+            self._end(job.frame, Fate.WITHHELD, f"self-check: {findings[0].text}")
+        elif findings and tuning.unsafe_output == "void":
+            confidence = None if job.mask.confidence is None else np.zeros_like(job.mask.confidence)
+            job.mask = Segmentation(np.full_like(job.mask.label, VOID), confidence)
+
     def _publish(self, job: Job) -> None:
         frame, tuning, started = job.frame, self._tuning(), time.perf_counter()
         with self._publishing:
@@ -152,20 +236,28 @@ class Worker:
             if self._given_up:
                 self._end(frame, Fate.WITHHELD, DEACTIVATED)
                 return
+            if self._paused:
+                self._end(frame, Fate.WITHHELD, PAUSED)
+                return
             if tuning.max_age_ns is not None and age_ns > tuning.max_age_ns:
                 self._end(frame, Fate.EXPIRED, f"{age_ns / 1e6:.0f} ms old when its mask was ready")
                 return
-            frame.camera.outputs.publish(
+            reason = frame.camera.outputs.publish(
                 job.wanted,
                 frame.message.header,
                 job.image,
                 job.mask.label,
                 job.mask.confidence,
                 self._segmenter.label_map,
-                tuning.overlay_alpha,
+                tuning,
             )
-            frame.health.time_latency(self._age_ns(frame))
-        finished = time.perf_counter()
+            if reason:
+                self._end(frame, Fate.WITHHELD, reason)
+                return
+            latency_ns = self._age_ns(frame)
+            frame.health.time_latency(latency_ns)
+            finished = time.perf_counter()
+            frame.camera.outputs.publish_times((finished - job.started) * 1e3, latency_ns / 1e6)
         job.stages["publish"] = finished - started
         frame.health.time_processing(finished - job.started, job.stages)
         self._end(frame, Fate.PUBLISHED)

@@ -1,6 +1,7 @@
 """Ledger, figures and judgement of one camera, on a clock of the test's own."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from drive_seg.node.health import About, CameraHealth, describe_offset
 from drive_seg.node.ledger import Fate, FrameLedger
 from drive_seg.node.measures import Rate, Throttle, Window
+from drive_seg.output_checks import Doubt, Finding
 
 ABOUT = About("camera", "/camera/image_raw", "m", "h", "cpu", "fp32", max_age_ns=100_000_000)
 
@@ -143,6 +145,51 @@ def test_states_from_waiting_to_stale(health: CameraHealth, clock: SteppedClock)
     assert state() == ("stale", b"\x03")
     health.deactivate()
     assert state() == ("inactive", b"\x00")
+
+
+def test_paused_and_skipped_are_states_of_their_own(health: CameraHealth) -> None:
+    def verdict(**about: Any) -> tuple[str, bytes, str]:
+        found = health.verdict(replace(ABOUT, **about))
+        return found.state, found.level, found.message
+
+    health.receive()
+    health.end(Fate.PUBLISHED)
+    assert verdict(paused=True)[:2] == ("paused", b"\x00")
+    assert verdict(skipped=True, degraded="step 1 of 2: skipping camera") == (
+        "skipped",
+        b"\x01",
+        "skipped under overload: step 1 of 2: skipping camera",
+    )
+    assert verdict(degraded="step 1 of 2: skipping rear") == (
+        "active",
+        b"\x01",
+        "masks come; degraded under overload: step 1 of 2: skipping rear",
+    )
+    assert verdict(degraded="no")[:2] == ("active", b"\x00")
+    health.deactivate()
+    assert verdict(paused=True)[0] == "inactive"
+
+
+def test_a_doubt_is_told_with_its_beginning_until_it_was_not_found_for_a_while(
+    health: CameraHealth, clock: SteppedClock
+) -> None:
+    for _ in range(3):
+        health.receive()
+        health.doubt([Finding(Doubt.FROZEN, "the image is frozen")], int(clock.now * 1e9))
+        health.end(Fate.PUBLISHED)
+        clock.now += 1.0
+    assert health.verdict(ABOUT).level == b"\x01"
+    assert values(health)["self_check"] == "the image is frozen (since stamp 100.000, 3 s ago)"
+    assert values(health)["self_check_frozen_image"] == "3"
+    clock.now += 12.0
+    health.receive()
+    health.doubt([], int(clock.now * 1e9))
+    health.end(Fate.PUBLISHED)
+    assert health.verdict(ABOUT).level == b"\x00"
+    assert values(health)["self_check"] == "nothing found"
+    health.doubt([Finding(Doubt.FROZEN, "frozen again")], int(clock.now * 1e9))
+    assert values(health)["self_check"] == "frozen again (since stamp 115.000, 0 s ago)"
+    assert values(health)["self_check_frozen_image"] == "4"
 
 
 def test_all_expired_blames_the_clocks_until_one_is_published(health: CameraHealth) -> None:

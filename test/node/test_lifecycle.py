@@ -1,5 +1,6 @@
 """The life of the node, driven through its real services, and how its process ends."""
 
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,3 +118,31 @@ def test_a_signal_while_the_model_loads_ends_the_process_in_order(start_node: Ca
     assert "[ERROR]" not in node.log
     assert "Traceback" not in node.log
     assert "active" not in node.log
+
+
+def test_transitions_during_a_load(
+    peer: Any,
+    start_node: Callable[..., Any],
+    picture: Callable[..., np.ndarray],
+    model_file: Path,
+    tmp_path: Path,
+) -> None:
+    other_file = tmp_path / "other.safetensors"
+    shutil.copy(model_file, other_file)
+    node = start_node()
+    node.wait_for_log("active: awaiting")
+    assert peer.set_parameter("model", str(other_file)).successful
+    assert peer.change_state(DEACTIVATE)
+    peer.wait_for_values("other model while inactive", state="inactive", model="other")
+    assert peer.set_parameter("model", str(model_file)).successful
+    assert peer.change_state(CLEANUP), "the load is let go"
+    assert peer.wait_for_values("no model", state="inactive")["model"] == "n/a"
+    assert peer.change_state(CONFIGURE)
+    assert peer.change_state(ACTIVATE)
+    assert peer.wait_for_values("what was asked for", model="tiny")["model_change"] == "none"
+    masks, camera = peer.listen(MASKS), peer.publisher(IMAGES)
+    peer.answer(camera, to_image(picture(), peer.header(), "bgr8"), masks)
+    assert peer.set_parameter("model", str(other_file)).successful
+    assert node.stop(signal.SIGTERM) == 0, node.log
+    assert "Traceback" not in node.log
+    assert "[ERROR]" not in node.log

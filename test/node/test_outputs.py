@@ -15,6 +15,8 @@ from std_msgs.msg import Header, String
 
 from drive_seg.image_messages import decode_label, to_image
 from drive_seg.labels import CITYSCAPES19
+from drive_seg.node.outputs import TIMES
+from drive_seg.output_checks import Doubt
 from drive_seg.overlay import blend
 from drive_seg.segmenter import Segmenter
 
@@ -93,11 +95,17 @@ def test_topics_types_and_qos(peer: Any) -> None:
     image, png = ["sensor_msgs/msg/Image"], ["sensor_msgs/msg/CompressedImage"]
     expected = {f"{PREFIX}/{name}": image for name in IMAGES}
     expected |= {f"{PREFIX}/label/compressed": png, f"{PREFIX}/label_map": ["std_msgs/msg/String"]}
+    expected |= {f"{PREFIX}/debug/{name}": ["std_msgs/msg/Float64"] for name in TIMES}
+    expected |= {
+        f"{PREFIX}/drivable": image,
+        f"{PREFIX}/camera_info": ["sensor_msgs/msg/CameraInfo"],
+        f"{PREFIX}/free_space": ["nav_msgs/msg/OccupancyGrid"],
+    }
 
     def ours() -> dict[str, list[str]]:
         """Without label_info, which is there only where vision_msgs is installed."""
         types = peer.node.get_topic_names_and_types()
-        return {name: kinds for name, kinds in types if name.startswith(PREFIX) and "info" not in name}
+        return {name: kinds for name, kinds in types if name.startswith(PREFIX) and "label_info" not in name}
 
     def discovered() -> bool:
         infos = [info for topic in expected for info in peer.node.get_publishers_info_by_topic(topic)]
@@ -192,6 +200,8 @@ def test_diagnostics_have_all_keys_and_figures(peer: Any, picture: Picture, segm
         *("processing_ms_p50", "processing_ms_p99", "latency_ms_p50", "latency_ms_p99", "fps"),
         *("stage_decode_ms", "stage_preprocess_ms", "stage_network_ms", "stage_postprocess_ms"),
         *("stage_publish_ms", "topic", "model", "model_hash", "device", "precision"),
+        *("network_input", "model_change", "degraded", "self_check"),
+        *(f"self_check_{doubt.value}" for doubt in Doubt),
     ]
     assert values["topic"] == "/camera/image_raw"
     assert (values["model"], values["device"], values["precision"]) == ("tiny", "cpu", "fp32")
@@ -215,7 +225,8 @@ def test_parameters_change_at_run_time_only_where_they_may(peer: Any, picture: P
         ("overlay_alpha", 1.5): "out of range",
         ("overlay_alpha", "much"): "type",
         ("max_image_age_ms", -1): "out of range",
-        ("model", "other"): "can change only while the node is unconfigured",
+        ("model", "other"): "no model is called 'other'",
+        ("vehicle_frame", "map"): "can change only while the node is unconfigured",
         ("camera.transport", "compressed"): "can change only while the node is unconfigured",
         ("autostart", False): "read-only",
     }

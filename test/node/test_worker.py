@@ -11,8 +11,8 @@ from rclpy.logging import get_logger
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from drive_seg.image_messages import to_image
-from drive_seg.labels import CITYSCAPES19
+from drive_seg.image_messages import ImageError, to_image
+from drive_seg.labels import CAMVID11, CITYSCAPES19
 from drive_seg.node.camera import Frame
 from drive_seg.node.health import About, CameraHealth
 from drive_seg.node.ledger import Fate
@@ -29,14 +29,20 @@ class StubOutputs:
     def __init__(self) -> None:
         self.listeners = frozenset({"label"})
         self.published: list[tuple] = []
+        self.times: list[tuple[float, float]] = []
         self.came = threading.Event()
+        self.missing = ""
 
     def wanted(self, publish_confidence: bool) -> frozenset[str]:
         return self.listeners if publish_confidence else self.listeners - {"confidence"}
 
-    def publish(self, *arguments: Any) -> None:
+    def publish(self, *arguments: Any) -> str:
         self.published.append(arguments)
         self.came.set()
+        return self.missing
+
+    def publish_times(self, processing_ms: float, pipeline_ms: float) -> None:
+        self.times.append((processing_ms, pipeline_ms))
 
 
 class StubCamera:
@@ -54,6 +60,10 @@ class StubCamera:
     def take(self) -> Frame | None:
         frame, self.newest = self.newest, None
         return frame
+
+    def check(self, image: np.ndarray) -> None:
+        if (image == 201).all():
+            raise ImageError("201 is not to be had")
 
     def give(self, message: Image) -> None:
         self.health.receive()
@@ -127,8 +137,8 @@ def test_frames_that_wait_together_are_one_batch(bench: Bench) -> None:
     assert bench.segmenter.batches == [3]
     assert bench.worker.stop(PATIENCE_S)
     for value, camera in enumerate(bench.cameras, start=1):
-        ((wanted, header, image, label, confidence, label_map, alpha),) = camera.outputs.published
-        assert (wanted, header.frame_id, confidence, alpha) == ({"label"}, str(value), None, 0.5)
+        ((wanted, header, image, label, confidence, label_map, tuning),) = camera.outputs.published
+        assert (wanted, header.frame_id, confidence, tuning) == ({"label"}, str(value), None, bench.tuning)
         assert np.array_equal(image, np.full((4, 6, 3), value))
         assert np.array_equal(label, np.full((4, 6), value))
         assert label_map is CITYSCAPES19
@@ -147,6 +157,36 @@ def test_confidence_is_computed_only_when_one_of_the_batch_wants_it(bench: Bench
     bench.tuning = Tuning(None, 0.5, publish_confidence=False)
     bench.give(None, 3, None)
     assert bench.worker.stop(PATIENCE_S)
+
+
+def test_confidence_is_computed_for_all_when_a_least_one_is_asked_for(bench: Bench) -> None:
+    bench.tuning = Tuning(None, 0.5, publish_confidence=False, min_confidence=0.5)
+    bench.give(1, None, None)
+    bench.worker.start()
+    assert bench.cameras[0].outputs.came.wait(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.segmenter.confidences == [True]
+
+
+def test_a_frame_that_its_camera_cannot_have_made_is_rejected_before_the_network_sees_it(bench: Bench) -> None:
+    bench.give(201, 2, None)
+    bench.worker.start()
+    assert bench.cameras[1].outputs.came.wait(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.segmenter.batches == [1]
+    assert bench.cameras[0].ended == {Fate.REJECTED: 1}
+    assert bench.cameras[0].health.verdict(About("a")).message == "rejected: 201 is not to be had"
+
+
+def test_a_frame_of_which_nothing_could_be_published_is_withheld_with_the_reason(bench: Bench) -> None:
+    bench.tuning = Tuning(None, 0.5, publish_confidence=False, self_check=False)
+    bench.cameras[0].outputs.missing = "camera_info: none yet"
+    bench.give(1, None, None)
+    bench.worker.start()
+    assert bench.cameras[0].outputs.came.wait(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.cameras[0].ended == {Fate.WITHHELD: 1}
+    assert bench.cameras[0].health.verdict(About("a")).message == "withheld: camera_info: none yet"
 
 
 def test_a_fault_costs_one_frame_and_not_its_batch(bench: Bench) -> None:
@@ -212,6 +252,83 @@ def test_stop_waits_until_the_batch_in_hand_is_published(bench: Bench) -> None:
     assert bench.worker.stop(PATIENCE_S)
     assert not bench.worker.running
     assert bench.cameras[0].ended == {Fate.PUBLISHED: 1}
+
+
+def test_a_pause_ends_frames_as_withheld_even_the_one_in_hand(bench: Bench) -> None:
+    bench.segmenter.may_go.clear()
+    bench.give(1)
+    bench.worker.start()
+    assert bench.segmenter.entered.wait(PATIENCE_S)
+    bench.worker.pause(True)
+    bench.segmenter.may_go.set()
+    bench.give(None, 2)
+    while any(camera.health.ledger.count().in_flight for camera in bench.cameras):
+        threading.Event().wait(0.001)
+    assert [camera.ended for camera in bench.cameras[:2]] == [{Fate.WITHHELD: 1}] * 2
+    assert bench.segmenter.batches == [1], "the second did not reach the network"
+    bench.worker.pause(False)
+    bench.give(None, None, 3)
+    assert bench.cameras[2].outputs.came.wait(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.cameras[2].ended == {Fate.PUBLISHED: 1}
+
+
+def test_a_successor_takes_over_after_the_batch_in_hand(bench: Bench) -> None:
+    successor, taken_over = StubSegmenter(), threading.Event()
+    successor.label_map = CAMVID11
+    bench.segmenter.may_go.clear()
+    bench.give(1)
+    bench.worker.start()
+    assert bench.segmenter.entered.wait(PATIENCE_S)
+    assert bench.worker.succeed(successor, taken_over.set)
+    assert not taken_over.is_set(), "the batch in hand is still the old one's"
+    bench.segmenter.may_go.set()
+    assert taken_over.wait(PATIENCE_S), "no new frame is needed"
+    bench.give(None, 2)
+    assert bench.cameras[1].outputs.came.wait(PATIENCE_S)
+    assert (bench.segmenter.batches, successor.batches) == ([1], [1])
+    label_maps = [camera.outputs.published[0][5] for camera in bench.cameras[:2]]
+    assert label_maps == [CITYSCAPES19, CAMVID11]
+    assert bench.worker.stop(PATIENCE_S)
+    assert not bench.worker.succeed(successor, taken_over.set), "nobody is there to take over"
+
+
+def test_the_time_it_works_is_counted_while_it_works(bench: Bench) -> None:
+    bench.segmenter.may_go.clear()
+    bench.worker.start()
+    assert bench.worker.busy_seconds() == 0
+    bench.give(1)
+    assert bench.segmenter.entered.wait(PATIENCE_S)
+    first = bench.worker.busy_seconds()
+    assert bench.worker.busy_seconds() > first > 0
+    bench.segmenter.may_go.set()
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.worker.image_sizes() == [(4, 6)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "fates", "labels"),
+    [("publish", {Fate.PUBLISHED: 1}, [9]), ("void", {Fate.PUBLISHED: 1}, [255]), ("withhold", {Fate.WITHHELD: 1}, [])],
+)
+def test_what_becomes_of_a_mask_that_is_doubted(
+    bench: Bench, policy: str, fates: dict[Fate, int], labels: list[int]
+) -> None:
+    bench.tuning = Tuning(None, 0.5, True, unsafe_output=policy)
+    bench.cameras[0].outputs.listeners = frozenset({"label", "confidence"})
+    bench.give(9)  # a dark image
+    bench.worker.start()
+    while bench.cameras[0].health.ledger.count().in_flight:
+        threading.Event().wait(0.001)
+    assert bench.worker.stop(PATIENCE_S)
+    camera = bench.cameras[0]
+    assert camera.ended == fates
+    assert [int(arguments[3].max()) for arguments in camera.outputs.published] == labels
+    assert [int(arguments[3].min()) for arguments in camera.outputs.published] == labels
+    if policy == "void":
+        assert camera.outputs.published[0][4].max() == 0, "confidence"
+    verdict = camera.health.verdict(About("a"))
+    assert verdict.level == b"\x01"
+    assert "the image is dark" in verdict.message
 
 
 def test_a_batch_that_was_given_up_is_never_published(bench: Bench) -> None:
