@@ -1,6 +1,6 @@
 """One camera: ``ros2 launch drive_seg camera.launch.py image_topic:=/my_camera/image_raw``.
 
-surround.launch.py with one name: its other arguments (model, device, params_file, ...) are taken here too.
+surround.launch.py with one name: its other arguments (model, device, params_file, rviz, ...) are taken here too.
 """
 
 from pathlib import Path

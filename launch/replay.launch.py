@@ -1,14 +1,16 @@
-"""A recording through the node: ``ros2 launch drive_seg replay.launch.py source:=drive.mcap output:=masks``.
+"""A recording through the node: ``ros2 launch drive_seg replay.launch.py bag:=drive.mcap output:=masks``.
 
 Starts a player, the node as surround.launch.py starts it (whose arguments are taken here too) and a recorder, on the
-clock of the recording; ends when the first of them does.
+clock of the recording; ends when the first of them does. RViz, which may be there too, does not count.
 """
 
+import runpy
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
+    ExecuteLocal,
     ExecuteProcess,
     IncludeLaunchDescription,
     OpaqueFunction,
@@ -24,7 +26,18 @@ from launch_ros.actions import Node
 # Time for the node to finish the last frames and for the recorder to hear them.
 LAST_FRAMES_S = 3.0
 
+# Their windows may be closed, or fail to open, without an end to the replay.
+VIEWERS = ("rviz2", "foxglove_bridge")
+PLAYERS = ("drive_seg", "rosbag2")
+
 ARGUMENTS = (
+    (
+        "bag",
+        "",
+        "What to play: rosbag2 (folder, .mcap, .db3), rosbag1 (.bag), video, folder of images, or "
+        "synth:seed=0,frames=100. Must be given",
+    ),
+    ("source", "", "An older name of the argument bag"),
     ("player", "drive_seg", "drive_seg: our player; rosbag2: ros2 bag play, for bags alone"),
     ("rate", "1.0", "Speed, times real time"),
     ("start", "0.0", "Seconds into the recording at which to begin"),
@@ -44,16 +57,12 @@ def generate_launch_description() -> LaunchDescription:
     """The arguments, the node, then the player and the recorder, and the end."""
     surround = Path(__file__).absolute().with_name("surround.launch.py")
     first_exit = OnProcessExit(
+        target_action=is_part_of_the_replay,
         on_exit=[TimerAction(period=LAST_FRAMES_S, actions=[Shutdown(reason="the replay is over")])],
         handle_once=True,
     )
     return LaunchDescription(
         [
-            DeclareLaunchArgument(
-                "source",
-                description="What to play: rosbag2 (folder, .mcap, .db3), rosbag1 (.bag), video, folder of images, "
-                "or synth:seed=0,frames=100",
-            ),
             *(
                 DeclareLaunchArgument(name, default_value=default, description=text)
                 for name, default, text in ARGUMENTS
@@ -63,6 +72,8 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="true",
                 description="true: the node's clock is /clock, the time of the recording",
             ),
+            # Before anything is started.
+            OpaqueFunction(function=check_arguments),
             RegisterEventHandler(first_exit),
             # Sets the DDS profile too, which the player needs for its images.
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(surround))),
@@ -71,13 +82,31 @@ def generate_launch_description() -> LaunchDescription:
     )
 
 
+def check_arguments(context: LaunchContext) -> None:
+    """ValueError if it is not clear what to play, or by what."""
+    what_to_play(*(LaunchConfiguration(name).perform(context) for name in ("bag", "source")))
+    player = LaunchConfiguration("player").perform(context)
+    if player not in PLAYERS:
+        raise ValueError(f"player must be {' or '.join(PLAYERS)}, not '{player}'")
+
+
+def is_part_of_the_replay(process: ExecuteLocal) -> bool:
+    """Whether the replay is over when this process ends."""
+    return getattr(process, "node_package", None) not in VIEWERS
+
+
 def player_and_recorder(context: LaunchContext) -> list[ExecuteProcess]:
     """What plays and what records, as the arguments say."""
 
     def given(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    cameras = [name.strip() for name in given("cameras").split(",") if name.strip()] or ["camera"]
+    bag = what_to_play(given("bag"), given("source"))
+    log_level = ["--log-level", given("log_level")]
+    # Named by the argument or by the parameters file; what is no bag is played as the first one's images.
+    view = runpy.run_path(str(Path(__file__).absolute().with_name("view.launch.py")))
+    names = ("cameras", "image_topic", "transport", "params_file", "namespace")
+    camera = next(iter(view["image_topics"]({name: given(name) for name in names})))
     actions = []
     if given("output"):
         topics = [topic.strip() for topic in given("record").split(",") if topic.strip()]
@@ -87,6 +116,7 @@ def player_and_recorder(context: LaunchContext) -> list[ExecuteProcess]:
                 executable="recorder",
                 namespace=given("namespace"),
                 arguments=["--output", given("output"), "--topics", *topics],
+                ros_arguments=log_level,
                 output="screen",
             )
         )
@@ -101,28 +131,36 @@ def player_and_recorder(context: LaunchContext) -> list[ExecuteProcess]:
                 executable="player",
                 namespace=given("namespace"),
                 arguments=[
-                    *(given("source"), "--camera", cameras[0], "--wait-for", "1"),
+                    *(bag, "--camera", camera, "--wait-for", "1"),
                     *("--rate", given("rate"), "--start", given("start")),
                     *(*duration, *loop, *clock, *transport),
                 ],
+                ros_arguments=log_level,
                 output="screen",
             )
         )
-    elif given("player") == "rosbag2":
+    else:
         duration = ["--playback-duration", given("duration")] if given("duration") else []
         actions.append(
             ExecuteProcess(
                 cmd=[
-                    *("ros2", "bag", "play", given("source"), "--clock", "100", "--delay", given("delay")),
+                    *("ros2", "bag", "play", bag, "--clock", "100", "--delay", given("delay")),
                     *("--rate", given("rate"), "--start-offset", given("start"), *duration, *loop),
                     "--disable-keyboard-controls",
                 ],
                 output="screen",
             )
         )
-    else:
-        raise ValueError(f"player must be drive_seg or rosbag2, not '{given('player')}'")
     return actions
+
+
+def what_to_play(bag: str, source: str) -> str:
+    """The one that is given; ValueError if none is, or two that differ."""
+    if not (bag or source):
+        raise ValueError("bag:=... is missing: what to play, a rosbag, a video, a folder of images, or synth:")
+    if bag and source and bag != source:
+        raise ValueError(f"bag and source are one argument under two names, but say '{bag}' and '{source}'")
+    return bag or source
 
 
 def truth(name: str, text: str) -> bool:

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, SetEnvironmentVariable
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -40,24 +41,36 @@ ARGUMENTS = (
     (
         "params_file",
         str(CONFIG / "segmentation.param.yaml"),
-        "Path of the node's parameters file; the arguments above go before what it says",
+        "Path of the node's parameters file, where all that has no argument here is set; "
+        "the arguments above go before what it says",
     ),
     ("namespace", "", "Namespace of the node and of its relative topics"),
     ("use_sim_time", "", "true: the node's clock is /clock. Empty: as in the parameters file"),
-    ("log_level", "info", "Least severe log messages that are shown: debug, info, warn, error"),
+    ("log_level", "info", "Least severe log messages that are shown: debug, info, warn, error, fatal"),
+)
+# For view.launch.py, whose own default is to show.
+VIEW_ARGUMENTS = (
+    ("rviz", "false", "true: RViz with our config, for these cameras; closing it stops nothing else"),
+    (
+        "foxglove",
+        "false",
+        "true: foxglove_bridge, and a layout file for these cameras whose path is printed",
+    ),
 )
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments, the DDS profile for large images, and the node."""
+    """The arguments, the DDS profile for large images, the node, and what shows its masks."""
+    view = Path(__file__).absolute().with_name("view.launch.py")
     return LaunchDescription(
         [
             *(
                 DeclareLaunchArgument(name, default_value=default, description=text)
-                for name, default, text in ARGUMENTS
+                for name, default, text in (*ARGUMENTS, *VIEW_ARGUMENTS)
             ),
             *large_image_profile(),
             OpaqueFunction(function=segmentation_node),
+            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(view))),
         ]
     )
 

@@ -24,7 +24,9 @@ from drive_seg.labels import CITYSCAPES19
 from drive_seg.node.parameters import ParameterError
 from drive_seg.node.segmentation_node import SegmentationNode
 
-FILES = ("camera", "surround", "replay")
+FILES = ("camera", "surround", "replay", "view")
+WITH_A_NODE = ("camera", "surround", "replay")
+VIEWERS = {"rviz": "rviz2", "foxglove": "foxglove_bridge"}
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
@@ -39,6 +41,7 @@ class Run:
     environment: dict[str, str] = field(default_factory=dict)
     processes: list[SimpleNamespace] = field(default_factory=list)
     handlers: list[Any] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def value(self, given: Any) -> str:
         return given.perform(self) if hasattr(given, "perform") else given
@@ -82,7 +85,7 @@ class OpaqueFunction:
         self.function = function
 
     def execute(self, run: Run) -> None:
-        execute_all(self.function(run), run)
+        execute_all(self.function(run) or [], run)
 
 
 class IncludeLaunchDescription:
@@ -108,6 +111,14 @@ class ExecuteProcess(Node):
         super().__init__(package="", executable=" ".join(cmd[:3]), arguments=cmd[3:], **options)
 
 
+class LogInfo:
+    def __init__(self, *, msg: str) -> None:
+        self.message = msg
+
+    def execute(self, run: Run) -> None:
+        run.messages.append(self.message)
+
+
 class RegisterEventHandler:
     def __init__(self, handler: Any) -> None:
         self.handler = handler
@@ -124,7 +135,8 @@ STAND_IN = {
     "launch": {"LaunchDescription": list, "LaunchContext": Run},
     "launch.actions": {
         **{c.__name__: c for c in (DeclareLaunchArgument, SetEnvironmentVariable, OpaqueFunction)},
-        **{c.__name__: c for c in (IncludeLaunchDescription, ExecuteProcess, RegisterEventHandler)},
+        **{c.__name__: c for c in (IncludeLaunchDescription, ExecuteProcess, RegisterEventHandler, LogInfo)},
+        "ExecuteLocal": ExecuteProcess,
         **{name: record(name) for name in ("Shutdown", "TimerAction")},
     },
     "launch.event_handlers": {"OnProcessExit": record("OnProcessExit")},
@@ -146,7 +158,15 @@ def execute_all(actions: list[Any], run: Run) -> None:
 
 
 @pytest.fixture
-def launch(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def log_folder(tmp_path: Path) -> Path:
+    """Where launch keeps what belongs to one launch."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def launch(checkout: Path, monkeypatch: pytest.MonkeyPatch, log_folder: Path) -> Callable[..., Run]:
     """Runs the launch file of a name with arguments, in the stand-in."""
     for name in PROFILE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -154,6 +174,9 @@ def launch(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run
         module = ModuleType(name)
         vars(module).update(contents)
         monkeypatch.setitem(sys.modules, name, module)
+    logging = ModuleType("launch.logging")
+    logging.launch_config = SimpleNamespace(log_dir=str(log_folder))
+    monkeypatch.setitem(sys.modules, "launch.logging", logging)
 
     def run(name: str, **arguments: str) -> Run:
         result = Run(arguments)
@@ -181,25 +204,35 @@ def ros(ros_domain_id: int) -> Iterator[None]:
     rclpy.shutdown()
 
 
+@pytest.fixture
+def viewers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """RViz and Foxglove's bridge are installed, as far as the ament index can say."""
+    index = tmp_path / "ros" / "share" / "ament_index" / "resource_index" / "packages"
+    index.mkdir(parents=True)
+    for package in VIEWERS.values():
+        (index / package).touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "ros"))
+
+
 def values(node: SegmentationNode, *names: str) -> list[Any]:
     return [node.get_parameter(name).value for name in names]
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_argument_is_described_and_used(launch: Callable[..., Run], name: str) -> None:
-    run = launch(name, source="synth:", output="out")
+    run = launch(name, bag="synth:", output="out", rviz="false")
     assert all(text and len(text) > 20 for text in run.declared.values()), run.declared
     # The delay is for the other player alone.
     assert set(run.declared) - run.read - {"delay"} == set()
     assert run.read - set(run.declared) == set()
-    assert run.required == ({"source"} if name == "replay" else set())
+    assert run.required == set()
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", WITH_A_NODE)
 def test_each_process_is_an_installed_executable_with_the_dds_profile(
     launch: Callable[..., Run], checkout: Path, name: str
 ) -> None:
-    run = launch(name, source="synth:", output="out")
+    run = launch(name, bag="synth:", output="out")
     profile = dict.fromkeys(PROFILE_VARIABLES, str(checkout / "config" / "fastdds_large_images.xml"))
     for process in run.processes:
         assert process.package == "drive_seg"
@@ -291,8 +324,9 @@ def test_replay_plays_records_and_ends(launch: Callable[..., Run]) -> None:
 
     run = launch(
         "replay",
-        source="drive.mcap",
+        bag="drive.mcap",
         cameras="front,left",
+        log_level="warn",
         rate="0.5",
         start="2",
         duration="7.5",
@@ -307,33 +341,90 @@ def test_replay_plays_records_and_ends(launch: Callable[..., Run]) -> None:
     recorded = recorder.arguments().parse_args(run.process("recorder").arguments)
     assert recorded.topics == ["/tf", "*/segmentation/label"]
     assert recorded.output == Path("masks")
+    assert {tuple(process.ros_arguments) for process in run.processes} == {("--log-level", "warn")}
     (handler,) = run.handlers
     assert [action.kind for timer in handler.on_exit for action in timer.actions] == ["Shutdown"]
 
 
+def test_replay_plays_to_the_first_camera_of_the_users_file(launch: Callable[..., Run], tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("/**: {ros__parameters: {cameras: [rear, left]}}")
+    command = launch("replay", bag="clip.mp4", params_file=str(mine)).process("player").arguments
+    assert command[command.index("--camera") + 1] == "rear"
+
+
 def test_replay_can_leave_out_the_recorder_and_the_clock(launch: Callable[..., Run]) -> None:
-    run = launch("replay", source="clip.mp4", use_sim_time="false")
+    run = launch("replay", bag="clip.mp4", use_sim_time="false")
     assert [process.executable for process in run.processes] == ["segmentation_node", "player"]
     assert "--clock" not in run.process("player").arguments
     assert run.process("segmentation_node").parameters[1] == {"use_sim_time": False}
 
 
 def test_replay_can_use_ros2_bag_play(launch: Callable[..., Run]) -> None:
-    run = launch("replay", source="drive", player="rosbag2", duration="3", delay="4.0")
+    run = launch("replay", bag="drive", player="rosbag2", duration="3", delay="4.0")
     command = run.process("ros2 bag play").arguments
     assert command[:5] == ["drive", "--clock", "100", "--delay", "4.0"]
     assert command[5:] == [
         *("--rate", "1.0", "--start-offset", "0.0", "--playback-duration", "3", "--disable-keyboard-controls")
     ]
     with pytest.raises(ValueError, match="player must be drive_seg or rosbag2, not 'mplayer'"):
-        launch("replay", source="drive", player="mplayer")
+        launch("replay", bag="drive", player="mplayer")
+
+
+def test_replay_takes_what_to_play_under_either_name(launch: Callable[..., Run]) -> None:
+    for given in ({"bag": "a"}, {"source": "a"}, {"bag": "a", "source": "a"}):
+        assert launch("replay", **given).process("player").arguments[0] == "a"
+    with pytest.raises(ValueError, match=r"bag:=\.\.\. is missing"):
+        launch("replay")
+    with pytest.raises(ValueError, match="two names, but say 'a' and 'b'"):
+        launch("replay", bag="a", source="b")
+
+
+def test_closing_rviz_does_not_end_a_replay(launch: Callable[..., Run]) -> None:
+    (handler,) = launch("replay", bag="synth:").handlers
+    assert not handler.target_action(SimpleNamespace(node_package="rviz2"))
+    assert handler.target_action(SimpleNamespace(node_package="drive_seg"))
+    assert handler.target_action(SimpleNamespace())
+
+
+@pytest.mark.parametrize("name", WITH_A_NODE)
+def test_viewers_come_when_asked_for(launch: Callable[..., Run], viewers: None, log_folder: Path, name: str) -> None:
+    arguments = {"bag": "synth:", "camera" if name == "camera" else "cameras": "rear", "namespace": "car"}
+    without = launch(name, **arguments)
+    run = launch(name, **arguments, rviz="true", foxglove="True", foxglove_port="9000", use_sim_time="true")
+    assert [p.package for p in run.processes if p.package != "drive_seg"] == ["rviz2", "foxglove_bridge"]
+    assert {p.package for p in without.processes} == {"drive_seg"}
+    assert run.process("foxglove_bridge").parameters == [{"port": 9000, "use_sim_time": True}]
+    assert run.process("rviz2").parameters == [{"use_sim_time": True}]
+    (option, config) = run.process("rviz2").arguments
+    assert option == "--display-config"
+    assert "/car/rear/segmentation/overlay" in Path(config).read_text()
+    (message,) = run.messages
+    layout = log_folder / "drive_seg_foxglove.json"
+    assert str(layout) in message
+    assert "/car/rear/segmentation/overlay" in layout.read_text()
+
+
+@pytest.mark.parametrize("name", VIEWERS)
+def test_a_viewer_that_is_not_installed_is_named(
+    launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"{name}:=true needs the package {VIEWERS[name]}.*apt install"):
+        launch("camera", **{name: "true"})
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http"])
+def test_a_port_that_is_none_is_refused(launch: Callable[..., Run], viewers: None, port: str) -> None:
+    with pytest.raises(ValueError, match=f"foxglove_port must be 1 to 65535, not '{port}'"):
+        launch("camera", foxglove="true", foxglove_port=port)
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("launch_ros") is None,
     reason="needs ROS 2's launch and launch_ros, which pip does not have",
 )
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", WITH_A_NODE)
 def test_the_real_launch_runs_the_file(
     checkout: Path, ros_domain_id: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
@@ -355,7 +446,7 @@ def test_the_real_launch_runs_the_file(
     checkpoint.save(model, networks.build("dsnet", 19), contract)
     arguments = {
         "model": str(model),
-        "source": "synth:seed=1,frames=3,size=64x48",
+        "bag": "synth:seed=1,frames=3,size=64x48",
         "output": str(tmp_path / "masks"),
         "camera" if name == "camera" else "cameras": "front",
     }

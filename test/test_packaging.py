@@ -65,11 +65,14 @@ def test_the_share_folder_holds_what_the_source_tree_has(checkout: Path, prefix:
         ("launch", "*.launch.py"),
         ("config", "*.yaml"),
         ("config", "*.xml"),
+        ("config", "*.json"),
+        ("config", "*.rviz"),
         ("models", "*.safetensors"),
     )
     wanted = {p.relative_to(checkout) for folder, kind in kinds for p in (checkout / folder).rglob(kind)}
     assert Path("launch/camera.launch.py") in wanted
     assert Path("config/fastdds_large_images.xml") in wanted
+    assert Path("config/rviz/drive_seg.rviz") in wanted
     assert {path for path in wanted if not (share / path).is_file()} == set()
     for path in wanted:
         assert (share / path).read_bytes() == (checkout / path).read_bytes()
