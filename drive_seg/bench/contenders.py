@@ -69,7 +69,8 @@ def contenders(subjects: Sequence[Subject], device: str, wanted: Sequence[str] =
         subjects: the networks.
         device: "cpu" or "cuda...".
         wanted: parts of the labels of those that are asked for, "all" for every one. If empty: the first network in
-            every way but int8, light ones in the fp32 (on CUDA also fp16) ways that any network has, heavy ones eager.
+            every way but int8, light ones in the fp32 (on CUDA also fp16) ways that any network has but compiled code,
+            heavy ones eager.
             Eager of each network that takes part is always there, as it is what the others are compared with.
 
     Raises:
@@ -82,7 +83,7 @@ def contenders(subjects: Sequence[Subject], device: str, wanted: Sequence[str] =
         if number == 0 or not way.needs_trained
     ]
     if not wanted:
-        return [c for c in everyone if c.runtime == EAGER or not (c.subject.heavy or c.way.slow_to_open)]
+        return [c for c in everyone if c.runtime == EAGER or not (c.subject.heavy or _slow(c, subjects[0]))]
     for word in wanted:
         if word != "all" and not any(_fits(word, c) for c in everyone):
             labels = ", ".join(c.label for c in everyone)
@@ -92,6 +93,10 @@ def contenders(subjects: Sequence[Subject], device: str, wanted: Sequence[str] =
     # The first network's eager is also what a user's ONNX file is compared with.
     networks.add(subjects[0].name)
     return [c for c in asked if c.asked or (c.runtime == EAGER and c.name in networks)]
+
+
+def _slow(contender: Contender, first: Subject) -> bool:
+    return contender.way.slow_to_open or (contender.way.first_only and contender.subject is not first)
 
 
 def _fits(word: str, contender: Contender) -> bool:

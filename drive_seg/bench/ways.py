@@ -13,13 +13,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drive_seg.bench.rows import Cell, NotInstalledError, Size
 from drive_seg.bench.subjects import Subject
 from drive_seg.networks import catalog
 from drive_seg.networks.fold import fold
-from drive_seg.runtimes import Runtime
+from drive_seg.runtimes import Runtime, compiled
 from drive_seg.runtimes.conversion import ConversionError, to_onnx
 from drive_seg.runtimes.pytorch import TorchRuntime
 from drive_seg.runtimes.sessions import EXTRAS, Session, open_session, precisions
@@ -40,6 +40,7 @@ class Way:
         open: makes a network ready to run in a cell; NotInstalledError if what it needs is not there.
         needs_trained: only decided classes survive its rounding, so it is for trained weights.
         slow_to_open: it is calibrated first, so it takes part only where it is asked for.
+        first_only: it is compiled first, so of other networks than the first it takes part only where it is asked for.
     """
 
     runtime: str
@@ -47,6 +48,7 @@ class Way:
     open: Callable[[Subject, Cell], Runtime]
     needs_trained: bool = False
     slow_to_open: bool = False
+    first_only: bool = False
 
 
 class Opened(Runtime):
@@ -77,6 +79,8 @@ def ways(device: str) -> list[Way]:
         eager,
         Way("torch", "fp32", _torch("fp32")),
         Way("torch", "bf16", _torch("bf16"), needs_trained=True),
+        Way("inductor", "fp32", _compiled("fp32"), first_only=True),
+        Way("inductor", "bf16", _compiled("bf16"), needs_trained=True, first_only=True),
         Way("onnxruntime", "fp32", _graph("onnxruntime", "fp32")),
         Way("openvino", "fp32", _graph("openvino", "fp32")),
         Way("openvino", "bf16", _graph("openvino", "bf16"), needs_trained=True),
@@ -98,15 +102,36 @@ def _graph(runtime: str, precision: str) -> Callable[[Subject, Cell], Runtime]:
         if precision not in precisions(runtime):
             raise NotInstalledError(f"{runtime} does not compute in {precision} on this processor")
         session = open_session(runtime, graph_of(subject, cell.size), precision)
-
-        def run(batch: Tensor) -> Tensor:
-            if len(batch) == 1:
-                return session(batch)
-            return torch.cat([session(image).clone() for image in batch.split(1)])
-
-        return Opened(runtime, precision, cell.device, run)
+        return Opened(runtime, precision, cell.device, _one_by_one(session))
 
     return opened
+
+
+def _compiled(precision: str) -> Callable[[Subject, Cell], Runtime]:
+    def opened(subject: Subject, cell: Cell) -> Runtime:
+        if not compiled.can_compile():
+            raise NotInstalledError("not installed: a C++ compiler (g++), which inductor's code is made with")
+        if precision not in compiled.precisions(cell.device):
+            raise NotInstalledError(f"inductor does not compute in {precision} on this processor")
+        try:
+            package = compiled.compile_network(exportable(subject), cell.size, precision, cell.device)
+        except ConversionError as error:
+            raise ValueError(str(error)) from error
+        session = compiled.open_compiled(package, cell.device)
+        return Opened(compiled.NAME, precision, cell.device, _one_by_one(session))
+
+    return opened
+
+
+def _one_by_one(session: Session) -> Session:
+    """A session that takes several images."""
+
+    def run(batch: Tensor) -> Tensor:
+        if len(batch) == 1:
+            return session(batch)
+        return torch.cat([session(image).clone() for image in batch.split(1)])
+
+    return run
 
 
 def _int8(subject: Subject, cell: Cell) -> Runtime:
@@ -121,13 +146,7 @@ def _int8(subject: Subject, cell: Cell) -> Runtime:
         path = Path(folder) / "int8.xml"
         export(subject.checkpoint, path, "openvino", "int8", cell.size, CALIBRATION)
         runtime = OpenvinoRuntime(read(path), "cpu")
-
-    def run(batch: Tensor) -> Tensor:
-        if len(batch) == 1:
-            return runtime(batch)
-        return torch.cat([runtime(image).clone() for image in batch.split(1)])
-
-    return Opened("openvino", "int8", cell.device, run)
+    return Opened("openvino", "int8", cell.device, _one_by_one(runtime))
 
 
 @lru_cache(maxsize=8)
@@ -140,11 +159,15 @@ def graph_of(subject: Subject, size: Size) -> bytes:
     """
     for package in ("onnx", "onnxscript"):
         require(package, EXPORT_EXTRA)
-    exportable = {"unpool": "one_hot"} if "unpool" in catalog.options(subject.network) else {}
     try:
-        return to_onnx(fold(subject.build(**exportable)), size)
+        return to_onnx(exportable(subject), size)
     except ConversionError as error:
         raise ValueError(str(error)) from error
+
+
+def exportable(subject: Subject) -> nn.Module:
+    """A network folded, of operations that every exporter takes."""
+    return fold(subject.build(**({"unpool": "one_hot"} if "unpool" in catalog.options(subject.network) else {})))
 
 
 def require(package: str, extra: str) -> None:

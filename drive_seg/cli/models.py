@@ -69,11 +69,11 @@ def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A .safetensors file, or a model of the package.")],
-    to: Annotated[str, typer.Option(help="onnx, for ONNX Runtime, or openvino.")],
+    to: Annotated[str, typer.Option(help="onnx, for ONNX Runtime, openvino, or with --prepare inductor.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="An .onnx file, or an .xml file for OpenVINO.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, or for OpenVINO bf16 or int8.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; for OpenVINO bf16 or int8; for inductor bf16.")] = "fp32",
     size: Annotated[
         str | None,
         typer.Option(help="HEIGHTxWIDTH of the network's input, multiples of 8; the model's own if left out."),
@@ -90,12 +90,15 @@ def export(
             "--prepare", help="Write no file: prepare that runtime for this model, on this machine and for you."
         ),
     ] = False,
+    device: Annotated[str, typer.Option(help="cpu, or for inductor cuda or cuda:N.")] = "cpu",
     dataset: Annotated[str | None, typer.Option(help="Kind of dataset on which to score before and after.")] = None,
     root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of it, as val.")] = None,
     figures: Json = None,
 ) -> None:
     """Convert a checkpoint for ONNX Runtime or OpenVINO: to files with a contract, or for this machine alone.
+
+    --prepare --to inductor compiles it, with g++, to machine code for this processor: the fastest on a CPU.
 
     The result is for one size of the network's input and is checked against PyTorch before it takes its place.
     Calibration takes 128 images, a quarter of which it keeps for the comparison.
@@ -113,14 +116,18 @@ def export(
         raise ValueError("--size and --camera are given; one of them says the size")
     chosen = size_of(size) or (network_size(loaded.contract.input.size, *size_of(camera)) if camera else None)
     if prepare:
-        if output or calibrate or dataset or precision != "fp32":
-            raise ValueError("--prepare takes none of --output, --precision, --calibrate and --dataset")
+        if output or calibrate or dataset or (precision != "fp32" and to != "inductor"):
+            raise ValueError(
+                "--prepare takes none of --output, --calibrate and --dataset, and --precision only with --to inductor"
+            )
         size_of_input = chosen or network_size(loaded.contract.input.size, *loaded.contract.input.size)
         runtime = {"onnx": "onnxruntime"}.get(to, to)
-        where = prepare_for(runtime, loaded, size_of_input)
+        where = prepare_for(runtime, loaded, size_of_input, precision, device)
         print_json({"runtime": runtime, "size": list(size_of_input), "path": str(where)}, figures)
         typer.echo(f"{path.name} is prepared for {runtime} in {size_of_input[0]}x{size_of_input[1]}: {where}", err=True)
         return
+    if device != "cpu":
+        raise ValueError("--device goes with --prepare --to inductor")
     if output is None:
         raise ValueError("-o FILE or --prepare is needed: where shall the result go?")
     done = export.export(loaded, output, to, precision, chosen, calibrate)

@@ -172,10 +172,11 @@ class ConvBesidePool(nn.Module):
             setattr(first, name, type(getattr(first, name))(getattr(first, name)[:split]))
         self.conv = fold_norm(unit.conv, first)
         self.activation = getattr(unit, "activation", nn.ReLU(inplace=True))
+        self.join = join
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.max_pool2d(x, 2) * self.factor + self.summand
-        return self.activation(torch.cat((self.conv(x), pooled), dim=1))
+        return self.activation(self.join([self.conv(x), pooled]))
 
 
 # --- Un-pooling ---------------------------------------------------------------------------------------------------
@@ -325,7 +326,12 @@ def runs(places: list[tuple[int, int]]) -> list[Slice]:
     return found
 
 
-def gather(sources: Sequence[Tensor], slices: Sequence[Slice]) -> Tensor:
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Channels side by side: [B, C_i, H, W] -> [B, sum of C_i, H, W]."""
+    return torch.cat(list(parts), dim=1)
+
+
+def gather(sources: Sequence[Tensor], slices: Sequence[Slice], join: Callable[..., Tensor] = join) -> Tensor:
     """Slices side by side; a single one, or a whole tensor, is not copied."""
     parts = [
         sources[s.source]
@@ -333,7 +339,7 @@ def gather(sources: Sequence[Tensor], slices: Sequence[Slice]) -> Tensor:
         else sources[s.source][:, s.start : s.stop]
         for s in slices
     ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return parts[0] if len(parts) == 1 else join(parts)
 
 
 class FoldedStage(nn.Module):
@@ -342,6 +348,7 @@ class FoldedStage(nn.Module):
     def __init__(self, units: Sequence[dsnet.BasicUnit], planned: Plan) -> None:
         super().__init__()
         self.slices = planned.slices
+        self.join = join
         self.units = nn.ModuleList()
         inputs = len(planned.writes) - len(units)
         for unit, reads, writes in zip(units, planned.reads, planned.writes[inputs:], strict=False):
@@ -350,8 +357,8 @@ class FoldedStage(nn.Module):
     def forward(self, *sources: Tensor) -> Tensor:
         there = list(sources)
         for unit, slices in zip(self.units, self.slices, strict=False):
-            there.append(unit(gather(there, slices)))
-        return gather(there, self.slices[-1])
+            there.append(unit(gather(there, slices, self.join)))
+        return gather(there, self.slices[-1], self.join)
 
 
 def branch(right: nn.Sequential, reads: Order | None, writes: Order | None) -> nn.Sequential:

@@ -1,7 +1,9 @@
 """Graphs of checkpoints that were prepared on this machine, in a folder that only its user can write.
 
-``$XDG_CACHE_HOME/drive_seg/<hash of the checkpoint>/<runtime>-<height>x<width>.graph`` is a line of JSON, the key, and
-then the ONNX file. A graph whose key is not the wanted one to the letter is as good as none.
+``$XDG_CACHE_HOME/drive_seg/<hash of the checkpoint>/<form>-<height>x<width>.graph`` is a line of JSON, the key, and
+then an ONNX file for the forms "onnxruntime" and "openvino", or PyTorch's machine code for
+"inductor-<precision>-<device>". A graph whose key is not the wanted one to the letter is as good as none, and is never
+loaded.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ import drive_seg
 from drive_seg import networks
 from drive_seg.checkpoint import canonical_json
 from drive_seg.files import write_atomically
-from drive_seg.runtimes import Size
+from drive_seg.runtimes import Size, compiled
 
-_NAME = "{runtime}-{height}x{width}.graph"
+_NAME = "{form}-{height}x{width}.graph"
 
 
-def prepared_sizes(runtime: str, sha256: str) -> list[Size]:
-    """The (height, width) for which a checkpoint is prepared for a runtime, as installed now.
+def prepared_sizes(form: str, sha256: str) -> list[Size]:
+    """The (height, width) for which a checkpoint is prepared in a form, for this machine as it is now.
 
     Raises:
         ValueError: if others can write to the cache, or it cannot be read.
@@ -41,37 +43,37 @@ def prepared_sizes(runtime: str, sha256: str) -> list[Size]:
     except OSError as error:
         raise ValueError(f"the cache {folder} cannot be read ({error})") from error
     found = []
-    for file in sorted(folder.glob(f"{runtime}-*.graph")):
-        match = re.fullmatch(rf"{runtime}-(\d+)x(\d+)\.graph", file.name)
+    for file in sorted(folder.glob(f"{form}-*.graph")):
+        match = re.fullmatch(rf"{form}-(\d+)x(\d+)\.graph", file.name)
         size = (int(match[1]), int(match[2])) if match else None
-        if size and _header(file) == _key(runtime, sha256, size):
+        if size and _header(file) == _key(form, sha256, size):
             found.append(size)
     return found
 
 
-def read(runtime: str, sha256: str, size: Size) -> bytes | None:
+def read(form: str, sha256: str, size: Size) -> bytes | None:
     """The graph of a checkpoint, or None if there is none for just this key, or it is damaged.
 
     Raises:
         ValueError: if others can write to the cache.
     """
-    file = _file(runtime, sha256, size)
+    file = _file(form, sha256, size)
     if not file.is_file():
         return None
     _check_private(file.parent)
     head, _, graph = file.read_bytes().partition(b"\n")
-    wanted = {**_key(runtime, sha256, size), "graph": hashlib.sha256(graph).hexdigest()}
+    wanted = {**_key(form, sha256, size), "graph": hashlib.sha256(graph).hexdigest()}
     return graph if head == canonical_json(wanted).encode() else None
 
 
-def write(runtime: str, sha256: str, size: Size, graph: bytes) -> Path:
-    """Keep a graph; an older one of that checkpoint, runtime and size is replaced.
+def write(form: str, sha256: str, size: Size, graph: bytes) -> Path:
+    """Keep a graph; an older one of that checkpoint, form and size is replaced.
 
     Raises:
         ValueError: if others can write to the cache, or it cannot be written.
     """
-    file = _file(runtime, sha256, size)
-    key = {**_key(runtime, sha256, size), "graph": hashlib.sha256(graph).hexdigest()}
+    file = _file(form, sha256, size)
+    key = {**_key(form, sha256, size), "graph": hashlib.sha256(graph).hexdigest()}
     try:
         root().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in (root(), file.parent):
@@ -101,16 +103,17 @@ def root() -> Path:
         raise ValueError(f"there is no place for a cache ({error}): set XDG_CACHE_HOME") from error
 
 
-def _file(runtime: str, sha256: str, size: Size) -> Path:
-    return root() / sha256 / _NAME.format(runtime=runtime, height=size[0], width=size[1])
+def _file(form: str, sha256: str, size: Size) -> Path:
+    return root() / sha256 / _NAME.format(form=form, height=size[0], width=size[1])
 
 
-def _key(runtime: str, sha256: str, size: Size) -> dict[str, Any]:
+def _key(form: str, sha256: str, size: Size) -> dict[str, Any]:
     """Everything that the graph depends on, and the runtime with which it was checked."""
+    runtime, *rest = form.split("-")
     return {
         "checkpoint": sha256,
         "size": list(size),
-        runtime: version(runtime),
+        **(compiled.key(*rest) if runtime == compiled.NAME else {runtime: version(runtime)}),
         "torch": torch.__version__,
         "drive_seg": drive_seg.__version__,
         "networks": _networks_sha256(),

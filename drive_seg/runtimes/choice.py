@@ -1,8 +1,8 @@
 """Which runtime executes a model: as asked for, or the fastest that is installed and prepared.
 
 "auto" goes by rule and not by timing, so that a vehicle does the same at every start: on CUDA PyTorch; on the CPU
-OpenVINO, ONNX Runtime, PyTorch, the first of them that is installed, prepared for this checkpoint and able to compute
-in the precision asked for.
+compiled code, ONNX Runtime or OpenVINO, PyTorch, the first of them that is installed, prepared for this checkpoint and
+able to compute in the precision asked for. It never takes half precision by itself on a CPU: too many labels change.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from importlib.util import find_spec
 import torch
 
 from drive_seg.checkpoint import Checkpoint
-from drive_seg.runtimes import NAMES, Runtime, Size, cache, parse_device
+from drive_seg.runtimes import NAMES, Runtime, Size, cache, compiled, parse_device
 from drive_seg.runtimes.onnx_file import OnnxFile, is_openvino
 from drive_seg.runtimes.onnx_runtime import OnnxRuntime
 from drive_seg.runtimes.openvino_runtime import OpenvinoRuntime
-from drive_seg.runtimes.prepared import PreparedRuntime, Tell, check_precision, how_to_prepare, prepare
+from drive_seg.runtimes.prepared import PreparedRuntime, Tell, check_precision, form_of, how_to_prepare, prepare
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device
 from drive_seg.runtimes.sessions import precisions
 
-FASTEST_FIRST = ("openvino", "onnxruntime")
+FASTEST_FIRST = ("inductor", "openvino", "onnxruntime")
 """On a CPU; PyTorch comes after them."""
 
 
@@ -45,13 +45,17 @@ def for_checkpoint(
         torch.set_num_threads(threads)  # of the whole process: torch knows no other number
     if runtime == "torch":
         return TorchRuntime(loaded.build_network(), device, precision)
-    if device != "auto" and parse_device(device)[0] != "cpu":
+    if runtime == compiled.NAME:
+        device = choose_device(device)
+    elif device != "auto" and parse_device(device)[0] != "cpu":
         raise ValueError(f"device '{device}' cannot be had: {runtime} runs checkpoints on the cpu, torch on CUDA")
-    check_precision(runtime, precision)
-    if size not in cache.prepared_sizes(runtime, loaded.sha256):
+    else:
+        device = "cpu"
+    precision = check_precision(runtime, precision, device)
+    if size not in cache.prepared_sizes(form_of(runtime, precision, device), loaded.sha256):
         tell(f"preparing {loaded.path.name} for {runtime} in {size[0]}x{size[1]}, once on this machine")
-        prepare(runtime, loaded, size)
-    return PreparedRuntime(runtime, loaded, precision, threads, tell)
+        prepare(runtime, loaded, size, precision, device)
+    return PreparedRuntime(runtime, loaded, precision, threads, tell, device)
 
 
 def for_file(file: OnnxFile, device: str, precision: str, runtime: str, threads: int) -> Runtime:
@@ -65,7 +69,7 @@ def for_file(file: OnnxFile, device: str, precision: str, runtime: str, threads:
     own = "openvino" if is_openvino(file.path) else "onnxruntime"
     if runtime == "auto":
         runtime = own
-    if runtime == "torch" or (runtime == "onnxruntime" and own == "openvino"):
+    if runtime in ("torch", compiled.NAME) or (runtime == "onnxruntime" and own == "openvino"):
         raise ValueError(f"runtime '{runtime}' cannot run {file.path.name}: take {own}")
     return {"openvino": OpenvinoRuntime, "onnxruntime": OnnxRuntime}[runtime](file, device, precision, threads)
 
@@ -81,20 +85,21 @@ def check_wish(runtime: str, threads: int) -> None:
 def _rule(loaded: Checkpoint, device: str, precision: str, size: Size, tell: Tell) -> str:
     if device not in ("auto", "cpu") or choose_device(device) != "cpu":
         return "torch"
-    unprepared = []
+    precision, unprepared = "fp32" if precision == "auto" else precision, []
     for name in FASTEST_FIRST:
-        if find_spec(name) is None:
+        if name != compiled.NAME and find_spec(name) is None:
             continue
         try:
-            prepared = cache.prepared_sizes(name, loaded.sha256)
-            if prepared and ("fp32" if precision == "auto" else precision) in precisions(name):
+            if precision not in precisions(name):
+                continue
+            if cache.prepared_sizes(form_of(name, precision), loaded.sha256):
                 return name
         except ValueError as error:
             tell(f"runtime auto does not take {name}: {error}")
             continue
-        if not prepared:
+        if name != compiled.NAME or compiled.can_compile():
             unprepared.append(name)
     if unprepared:
-        command = how_to_prepare(loaded.path, unprepared[0], size)
-        tell(f"runtime auto takes torch: {unprepared[0]} is installed, but not prepared for this model: {command}")
+        command = how_to_prepare(loaded.path, unprepared[0], size, precision)
+        tell(f"runtime auto takes torch: {unprepared[0]} is faster, but not prepared for this model: {command}")
     return "torch"

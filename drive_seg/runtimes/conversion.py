@@ -18,8 +18,8 @@ from drive_seg.runtimes import Size
 
 INPUT, OUTPUT = "image", "logits"
 """Names of the graph's input and output."""
-AGREEMENT = 0.999
-"""Share of the pixels that a float32 graph must label as the network does."""
+AGREEMENT, AGREEMENT_HALF = 0.999, 0.97
+"""Share of the pixels that a float32 form, and one in half precision, must label as the network does."""
 SYNTHETIC_FRAMES = (3, 20)
 """Which frames of the synthetic drive a graph is checked on where no others are given."""
 
@@ -56,7 +56,7 @@ def to_onnx(network: nn.Module, size: Size) -> bytes:
             "extra 'export' of drive_seg"
         ) from error
     file = io.BytesIO()
-    with _quiet(), torch.inference_mode(False), torch.no_grad():
+    with quiet(), torch.inference_mode(False), torch.no_grad():
         try:
             program = torch.onnx.export(
                 network,
@@ -94,24 +94,27 @@ def agreement(network: nn.Module, other: Callable[[Tensor], Tensor], inputs: Ite
     return same / total
 
 
-def check(name: str, network: nn.Module, other: Callable[[Tensor], Tensor], inputs: Iterable[Tensor]) -> float:
-    """The :func:`agreement` of a float32 form, which must be at least :data:`AGREEMENT`.
+def check(
+    name: str, network: nn.Module, other: Callable[[Tensor], Tensor], inputs: Iterable[Tensor], precision: str = "fp32"
+) -> float:
+    """The :func:`agreement` of another form, which must be at least :data:`AGREEMENT` or :data:`AGREEMENT_HALF`.
 
     Raises:
         ConversionError: if it is less.
     """
     share = agreement(network, other, inputs)
-    if share < AGREEMENT:
+    needed = AGREEMENT if precision == "fp32" else AGREEMENT_HALF
+    if share < needed:
         raise ConversionError(
             f"{name} labels {100 * share:.2f} % of the pixels as PyTorch does, which is less than "
-            f"{100 * AGREEMENT:.1f} %: it is not used"
+            f"{100 * needed:.1f} %: it is not used"
         )
     return share
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not there and on its own insides."""
+def quiet() -> Iterator[None]:
+    """Without the exporters' remarks on packages that are not there and on its own insides."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter", "onnxscript")]
     loggers += [logging.getLogger("onnx_ir"), logging.getLogger("torch.onnx._internal.exporter._registration")]
     levels = [logger.level for logger in loggers]

@@ -1,4 +1,4 @@
-"""A checkpoint executed by ONNX Runtime or OpenVINO, from graphs that were prepared beforehand."""
+"""A checkpoint executed from what was prepared beforehand: ONNX graphs, or machine code of PyTorch's compiler."""
 
 from __future__ import annotations
 
@@ -9,50 +9,58 @@ import torch
 from torch import Tensor
 
 from drive_seg.checkpoint import Checkpoint
-from drive_seg.runtimes import Runtime, Size, cache
+from drive_seg.runtimes import Runtime, Size, cache, compiled
 from drive_seg.runtimes.conversion import ConversionError, check, convertible, synthetic_inputs, to_onnx
-from drive_seg.runtimes.pytorch import TorchRuntime
-from drive_seg.runtimes.sessions import EXTRAS, Session, open_session, precisions
+from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
+from drive_seg.runtimes.sessions import Session, open_session, precisions
 
-FORMS = {"onnxruntime": "onnx", "openvino": "openvino"}
+FORMS = {"onnxruntime": "onnx", "openvino": "openvino", compiled.NAME: "inductor"}
 """What ``drive-seg export --to`` calls the runtimes."""
 Tell = Callable[[str], None]
 """Takes a sentence for the log."""
 
 
 class PreparedRuntime(Runtime):
-    """A checkpoint on the CPU by ONNX Runtime or OpenVINO, in the sizes for which it was prepared.
+    """A checkpoint by ONNX Runtime, OpenVINO or compiled code, in the sizes for which it was prepared.
 
     A graph is for one size of the network's input. Whatever other size comes goes through PyTorch, which labels the
     same: a camera of another aspect costs speed and a line in the log, and never a wait for a conversion.
 
     Args:
-        name: "onnxruntime" or "openvino".
+        name: "inductor", "onnxruntime" or "openvino".
         loaded: the checkpoint.
-        precision: "auto" (fp32), "fp32", or "bf16" by OpenVINO on a processor that has it.
+        precision: "auto" (fp32; on CUDA fp16), "fp32", "bf16" by inductor and OpenVINO on a processor that has it.
         threads: 0 is the runtime's own choice.
         tell: is told of each size that is not prepared, once.
+        device: other than "cpu" for inductor alone.
 
     Raises:
         ValueError: if the runtime cannot be imported, the precision not be had, or others can write to the cache.
     """
 
-    device = tensor_device = "cpu"
     dtype = torch.float32
     one_by_one = True
 
     def __init__(
-        self, name: str, loaded: Checkpoint, precision: str = "auto", threads: int = 0, tell: Tell = print
+        self,
+        name: str,
+        loaded: Checkpoint,
+        precision: str = "auto",
+        threads: int = 0,
+        tell: Tell = print,
+        device: str = "cpu",
     ) -> None:
-        self.name, self.precision = name, check_precision(name, precision)
+        self.name, self.precision = name, check_precision(name, precision, device)
+        self.device = self.tensor_device = device
+        form = form_of(name, self.precision, device)
         self._path, self._tell = loaded.path, tell
-        self._others = TorchRuntime(loaded.build_network(), "cpu", self.precision)
+        self._others = TorchRuntime(loaded.build_network(), device, self.precision)
         self._told: set[Size] = set()
         self._sessions: dict[Size, Session] = {}
-        for size in cache.prepared_sizes(name, loaded.sha256):
-            graph = cache.read(name, loaded.sha256, size)
+        for size in cache.prepared_sizes(form, loaded.sha256):
+            graph = cache.read(form, loaded.sha256, size)
             if graph is not None:
-                self._sessions[size] = open_session(name, graph, self.precision, threads)
+                self._sessions[size] = open_session(name, graph, self.precision, threads, device)
 
     @property
     def sizes(self) -> list[Size]:
@@ -68,49 +76,73 @@ class PreparedRuntime(Runtime):
             self._told.add(size)
             self._tell(
                 f"{self.name} is not prepared for a network input of {size[0]}x{size[1]}, which torch takes instead: "
-                f"{how_to_prepare(self._path, self.name, size)}"
+                f"{how_to_prepare(self._path, self.name, size, self.precision, self.device)}"
             )
         return self._others(batch.to(self._others.dtype)).float()
 
 
-def check_precision(name: str, wish: str) -> str:
+def form_of(name: str, precision: str, device: str = "cpu") -> str:
+    """What the cache calls a checkpoint that is prepared: machine code is for a precision and a device."""
+    return f"{name}-{precision}-{device}" if name == compiled.NAME else name
+
+
+def check_precision(name: str, wish: str, device: str = "cpu") -> str:
     """The precision of a runtime for checkpoints for a wish.
 
     Raises:
         ValueError: if it cannot be had, or the runtime not be imported.
     """
-    able = precisions(name)
-    precision = "fp32" if wish == "auto" else wish
+    able = precisions(name, device)
+    precision = choose_precision(wish, device) if wish == "auto" else wish
     if precision not in able:
         raise ValueError(
-            f"precision '{wish}' cannot be had: {name} computes a checkpoint in {' or '.join(able)} on this processor"
+            f"precision '{wish}' cannot be had: {name} computes a checkpoint in {' or '.join(able)} on this "
+            f"{'processor' if device == 'cpu' else 'GPU'}"
         )
     return precision
 
 
-def prepare(name: str, loaded: Checkpoint, size: Size) -> Path:
+def prepare(name: str, loaded: Checkpoint, size: Size, precision: str = "auto", device: str = "cpu") -> Path:
     """Convert a checkpoint for a runtime and a size of the network's input, check it, and keep it in the cache.
+
+    Args:
+        name: one of :data:`FORMS`.
+        loaded: the checkpoint.
+        size: (height, width).
+        precision: in which inductor's code is to compute; a graph serves all that its runtime can compute in.
+        device: for inductor: "cpu", "cuda" or "cuda:N".
 
     Returns:
         the file in the cache.
 
     Raises:
-        ValueError: if the runtime or a package for converting is missing, the network cannot be converted or the
-            result does not label as PyTorch does, or the cache cannot be written.
+        ValueError: if the runtime, a package for converting or the compiler is missing, the precision cannot be had,
+            the network cannot be converted or the result does not label as PyTorch does, or the cache cannot be
+            written.
     """
-    if name not in EXTRAS:
-        raise ValueError(f"'{name}' cannot be prepared: there are {', '.join(EXTRAS)}")
-    precisions(name)  # a missing runtime is told before a long conversion
+    if name not in FORMS:
+        raise ValueError(f"'{name}' cannot be prepared: there are {', '.join(FORMS)}")
+    device = choose_device(device)
+    if device != "cpu" and name != compiled.NAME:
+        raise ValueError(f"device '{device}' cannot be had: {name} runs checkpoints on the cpu")
+    precision = check_precision(name, precision, device)  # what is missing is told before a long conversion
     try:
         network = convertible(loaded)
-        graph = to_onnx(network, size)
-        session = open_session(name, graph)
-        check(f"{loaded.path.name} by {name}", network, session, synthetic_inputs(loaded.contract.input, size))
+        if name == compiled.NAME:
+            graph = compiled.compile_network(network, size, precision, device)
+        else:
+            graph, precision = to_onnx(network, size), "fp32"
+        session = open_session(name, graph, precision, device=device)
+        inputs = synthetic_inputs(loaded.contract.input, size)
+        check(f"{loaded.path.name} by {name}", network, lambda x: session(x.to(device)).cpu(), inputs, precision)
     except ConversionError as error:
         raise ValueError(str(error)) from error
-    return cache.write(name, loaded.sha256, size, graph)
+    return cache.write(form_of(name, precision, device), loaded.sha256, size, graph)
 
 
-def how_to_prepare(path: Path, name: str, size: Size) -> str:
+def how_to_prepare(path: Path, name: str, size: Size, precision: str = "fp32", device: str = "cpu") -> str:
     """The command that prepares a checkpoint."""
-    return f"drive-seg export {path} --prepare --to {FORMS[name]} --size {size[0]}x{size[1]}"
+    command = f"drive-seg export {path} --prepare --to {FORMS[name]} --size {size[0]}x{size[1]}"
+    if name != compiled.NAME:
+        return command
+    return command + (f" --precision {precision}" * (precision != "fp32")) + (f" --device {device}" * (device != "cpu"))

@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO behind one function each: a graph in, something that runs it out."""
+"""ONNX Runtime, OpenVINO and compiled code behind one function: a graph in, something that runs it out."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drive_seg.runtimes import compiled
+
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
-"""The runtimes for graphs, each with the extra of drive_seg that brings it."""
+"""The runtimes for ONNX graphs, each with the extra of drive_seg that brings it."""
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """A precision, as OpenVINO calls it."""
 
 Session = Callable[[Tensor], Tensor]
-"""float32 [1, 3, h, w] on the CPU -> logits float32 [1, C, h, w], which the next call overwrites."""
+"""float32 [1, 3, h, w] -> logits float32 [1, C, h, w], which the next call overwrites."""
 
 
 def import_runtime(name: str) -> ModuleType:
@@ -38,12 +40,14 @@ def import_runtime(name: str) -> ModuleType:
         ) from error
 
 
-def precisions(name: str) -> tuple[str, ...]:
-    """What a runtime can compute a float32 graph in on this machine's CPU.
+def precisions(name: str, device: str = "cpu") -> tuple[str, ...]:
+    """What a runtime can compute a checkpoint in on a device of this machine; only "inductor" knows others than "cpu".
 
     Raises:
         ValueError: if the runtime cannot be imported.
     """
+    if name == compiled.NAME:
+        return compiled.precisions(device)
     if name == "openvino":
         able = import_runtime(name).Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return ("fp32", "bf16") if "BF16" in able else ("fp32",)
@@ -61,18 +65,22 @@ def thread_count(wish: int) -> int:
     return wish or (mine if mine < (os.cpu_count() or 1) else 0)
 
 
-def open_session(name: str, graph: bytes, precision: str = "fp32", threads: int = 0) -> Session:
-    """Make a graph of :func:`drive_seg.runtimes.conversion.to_onnx` ready to run on the CPU.
+def open_session(name: str, graph: bytes, precision: str = "fp32", threads: int = 0, device: str = "cpu") -> Session:
+    """Make a graph ready to run.
 
     Args:
-        name: "onnxruntime" or "openvino".
-        graph: an ONNX file.
+        name: "onnxruntime", "openvino" or "inductor".
+        graph: an ONNX file of :func:`drive_seg.runtimes.conversion.to_onnx`, or for "inductor" the machine code of
+            :func:`drive_seg.runtimes.compiled.compile_network` in that precision and for that device.
         precision: one of :func:`precisions`.
-        threads: 0 is the runtime's own choice.
+        threads: 0 is the runtime's own choice; "inductor" takes as many as torch.
+        device: other than "cpu" for "inductor" alone.
 
     Raises:
-        ValueError: if the runtime cannot be imported.
+        ValueError: if the runtime cannot be imported, or the machine code not be loaded.
     """
+    if name == compiled.NAME:
+        return compiled.open_compiled(graph, device)
     return _OPENERS[name](import_runtime(name), graph, precision, thread_count(threads))
 
 
