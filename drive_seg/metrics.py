@@ -79,6 +79,16 @@ class ConfusionMatrix:
         """Share of each id's pixels that are right (its recall), float64 [C + G]; nan for one that is not present."""
         return _ratio(self._right(), self.counts.sum(1))
 
+    def precision(self) -> np.ndarray:
+        """Share of the pixels predicted as an id that are it, float64 [C + G]; nan for one that is not predicted.
+
+        Only pixels whose label tells whether they are it are counted.
+        """
+        within, apart = _relations(self.members)
+        guesses = self.counts[:, : self.num_classes]
+        hit, missed = ((relation @ guesses * self.members).sum(1) for relation in (within, apart))
+        return _ratio(hit, hit + missed)
+
     def mean_class_accuracy(self) -> float:
         """Mean of :meth:`class_accuracy` over the ids present in the labels; nan when nothing was counted.
 
@@ -103,6 +113,8 @@ class BoundaryScore:
     is the share of predicted boundary pixels with a true one of the same id within the tolerance (Euclidean distance
     between pixel centres), recall the reverse. That equals a look into the other boundary dilated by a disc.
 
+    ``counts`` is int64 [4, C + G]; ``+=`` adds those of other images.
+
     Args:
         num_classes: C.
         groups: as in :class:`ConfusionMatrix`.
@@ -115,8 +127,9 @@ class BoundaryScore:
         members = memberships(num_classes, groups)
         self._within, self._apart = (_table(relation) for relation in _relations(members))
         self._members = _table(members)
-        # per id: boundary pixels predicted, those of them near a true one, true ones, those of them near a predicted
-        self._predicted, self._predicted_near, self._true, self._true_near = np.zeros((4, len(members)), np.int64)
+        # rows: boundary pixels predicted, those of them near a true one, true ones, those of them near a predicted
+        self.counts = np.zeros((4, len(members)), np.int64)
+        self._predicted, self._predicted_near, self._true, self._true_near = self.counts
 
     def update(self, prediction: np.ndarray, target: np.ndarray) -> None:
         """Add one image.
@@ -144,6 +157,10 @@ class BoundaryScore:
                 true, predicted = _cropped(true, predicted)
                 self._true_near[t] += np.count_nonzero(true & _near(predicted, radius))
                 self._predicted_near[t] += np.count_nonzero(predicted & _near(true, radius))
+
+    def __iadd__(self, other: BoundaryScore) -> BoundaryScore:
+        self.counts += other.counts
+        return self
 
     def precision(self) -> np.ndarray:
         """Per id, float64 [C + G]; nan where no boundary is predicted."""

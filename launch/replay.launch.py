@@ -2,11 +2,18 @@
 
 Starts a player, the node as surround.launch.py starts it (whose arguments are taken here too) and a recorder, on the
 clock of the recording; ends when the first of them does. RViz, which may be there too, does not count.
+
+With ``report:=DIR`` what the node published is judged when the recording is over, as by ``drive-seg replay``, whose
+options go into ``score:="--truth labels --require miou>=0.6"``.
 """
 
 import runpy
+import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
@@ -50,17 +57,20 @@ ARGUMENTS = (
         "*/segmentation/label,*/segmentation/label_map",
         "Topics to record, with commas between them; * and ? stand for other characters",
     ),
+    (
+        "report",
+        "",
+        "Folder for a report on what the node published; the recording goes there too, as recorded. Empty: no report",
+    ),
+    ("score", "", "More options of drive-seg replay for the report: --truth, --against, --require, --topic, ..."),
 )
+# What a report needs of each camera.
+JUDGED = ("label", "label_map", "debug/processing_time_ms")
 
 
 def generate_launch_description() -> LaunchDescription:
     """The arguments, the node, then the player and the recorder, and the end."""
     surround = Path(__file__).absolute().with_name("surround.launch.py")
-    first_exit = OnProcessExit(
-        target_action=is_part_of_the_replay,
-        on_exit=[TimerAction(period=LAST_FRAMES_S, actions=[Shutdown(reason="the replay is over")])],
-        handle_once=True,
-    )
     return LaunchDescription(
         [
             *(
@@ -74,7 +84,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             # Before anything is started.
             OpaqueFunction(function=check_arguments),
-            RegisterEventHandler(first_exit),
+            OpaqueFunction(function=end_of_the_replay),
             # Sets the DDS profile too, which the player needs for its images.
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(surround))),
             OpaqueFunction(function=player_and_recorder),
@@ -84,10 +94,67 @@ def generate_launch_description() -> LaunchDescription:
 
 def check_arguments(context: LaunchContext) -> None:
     """ValueError if it is not clear what to play, or by what."""
-    what_to_play(*(LaunchConfiguration(name).perform(context) for name in ("bag", "source")))
-    player = LaunchConfiguration("player").perform(context)
+
+    def given(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    what_to_play(given("bag"), given("source"))
+    player = given("player")
     if player not in PLAYERS:
         raise ValueError(f"player must be {' or '.join(PLAYERS)}, not '{player}'")
+
+    if not given("report"):
+        return
+    if given("output"):
+        raise ValueError("report:=... records into its own folder: leave output:=... out")
+    if truth("loop", given("loop")):
+        raise ValueError("a report is of one round: leave loop:=true out")
+    recorded = Path(given("report")) / "recorded"
+    if recorded.exists() or recorded.with_name("recorded.partial").exists():
+        raise ValueError(f"report: {given('report')} holds the recording of an earlier run; name another folder")
+
+
+def end_of_the_replay(context: LaunchContext) -> list[RegisterEventHandler]:
+    """What follows on the end of a process: the end of all, or the report."""
+    end = [TimerAction(period=LAST_FRAMES_S, actions=[Shutdown(reason="the replay is over")])]
+    if not LaunchConfiguration("report").perform(context):
+        first_exit = OnProcessExit(target_action=is_part_of_the_replay, on_exit=end, handle_once=True)
+        return [RegisterEventHandler(first_exit)]
+    return [RegisterEventHandler(OnProcessExit(target_action=is_part_of_the_replay, on_exit=next_step(end)))]
+
+
+def next_step(end: list[TimerAction]) -> Callable[[Any, LaunchContext], list | None]:
+    """After the player the recorder ends by itself, after it the report is made; any other end ends all."""
+
+    def follow(event: Any, context: LaunchContext) -> list | None:
+        name = event.process_name.rpartition("-")[0]
+        if context.is_shutdown or (name == "player" and event.returncode == 0):
+            return None
+        if name == "recorder" and event.returncode == 0:
+            return [scoring(context)]
+        return [Shutdown(reason="the report is made")] if name == "score" else end
+
+    return follow
+
+
+def scoring(context: LaunchContext) -> ExecuteProcess:
+    """The process that makes the report."""
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    try:
+        python = Path(get_package_prefix("drive_seg")) / "bin" / "python3"
+    except PackageNotFoundError:
+        python = Path("python3")
+    part = ["--duration", given["duration"]] if given["duration"] else []
+    return ExecuteProcess(
+        cmd=[
+            *(str(python) if python.is_file() else "python3", "-P", "-m", "drive_seg.cli", "replay"),
+            *(what_to_play(given["bag"], given["source"]), "--recorded", str(Path(given["report"]) / "recorded")),
+            *("-o", given["report"], "--rate", given["rate"], "--start", given["start"], *part),
+            *shlex.split(given["score"]),
+        ],
+        name="score",
+        output="screen",
+    )
 
 
 def is_part_of_the_replay(process: ExecuteLocal) -> bool:
@@ -106,16 +173,23 @@ def player_and_recorder(context: LaunchContext) -> list[ExecuteProcess]:
     # Named by the argument or by the parameters file; what is no bag is played as the first one's images.
     view = runpy.run_path(str(Path(__file__).absolute().with_name("view.launch.py")))
     names = ("cameras", "image_topic", "transport", "params_file", "namespace")
-    camera = next(iter(view["image_topics"]({name: given(name) for name in names})))
+    images = view["image_topics"]({name: given(name) for name in names})
+    camera, image = next(iter(images.items()))
     actions = []
-    if given("output"):
-        topics = [topic.strip() for topic in given("record").split(",") if topic.strip()]
+    topics = [topic.strip() for topic in given("record").split(",") if topic.strip()]
+    recording = ["--output", given("output"), "--topics", *topics]
+    if given("report"):
+        judged = [f"{name}/segmentation/{topic}" for name in images for topic in JUDGED]
+        recorded = str(Path(given("report")) / "recorded")
+        # It listens to the image once it hears all others, which the player waits for, and ends after the last frame.
+        recording = ["--output", recorded, "--topics", *judged, "/clock", "/diagnostics", "--replay", image]
+    if given("output") or given("report"):
         actions.append(
             Node(
                 package="drive_seg",
                 executable="recorder",
                 namespace=given("namespace"),
-                arguments=["--output", given("output"), "--topics", *topics],
+                arguments=recording,
                 ros_arguments=log_level,
                 output="screen",
             )
@@ -131,7 +205,7 @@ def player_and_recorder(context: LaunchContext) -> list[ExecuteProcess]:
                 executable="player",
                 namespace=given("namespace"),
                 arguments=[
-                    *(bag, "--camera", camera, "--wait-for", "1"),
+                    *(bag, "--camera", camera, "--wait-for", f"{image}=2" if given("report") else "1"),
                     *("--rate", given("rate"), "--start", given("start")),
                     *(*duration, *loop, *clock, *transport),
                 ],
@@ -148,6 +222,7 @@ def player_and_recorder(context: LaunchContext) -> list[ExecuteProcess]:
                     *("--rate", given("rate"), "--start-offset", given("start"), *duration, *loop),
                     "--disable-keyboard-controls",
                 ],
+                name="player",
                 output="screen",
             )
         )

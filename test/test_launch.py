@@ -222,8 +222,8 @@ def values(node: SegmentationNode, *names: str) -> list[Any]:
 def test_every_argument_is_described_and_used(launch: Callable[..., Run], name: str) -> None:
     run = launch(name, bag="synth:", output="out", rviz="false")
     assert all(text and len(text) > 20 for text in run.declared.values()), run.declared
-    # The delay is for the other player alone.
-    assert set(run.declared) - run.read - {"delay"} == set()
+    # The delay is for the other player alone, and what to score by is read when there is a report.
+    assert set(run.declared) - run.read - {"delay", "score"} == set()
     assert run.read - set(run.declared) == set()
     assert run.required == set()
 
@@ -378,6 +378,68 @@ def test_replay_takes_what_to_play_under_either_name(launch: Callable[..., Run])
         launch("replay")
     with pytest.raises(ValueError, match="two names, but say 'a' and 'b'"):
         launch("replay", bag="a", source="b")
+
+
+def test_report_is_made_of_what_was_recorded(
+    launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("rosbags", reason="the player needs the extra 'replay'")
+    from drive_seg.replay import player, recorder
+
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    folder, more = str(tmp_path / "out"), "--require 'miou>=0.6' --topic /sensing/front/image"
+    run = launch(
+        "replay",
+        bag="drive.mcap",
+        cameras="front,left",
+        image_topic="/sensing/{camera}/image",
+        namespace="car",
+        report=folder,
+        score=more,
+        rate="0.5",
+        duration="9",
+    )
+    played = player.arguments().parse_args(run.process("player").arguments)
+    assert played.wait_for == ["/sensing/front/image=2"] and played.clock
+    recorded = recorder.arguments().parse_args(run.process("recorder").arguments)
+    assert recorded.output == tmp_path / "out" / "recorded" and recorded.replay == "/sensing/front/image"
+    names = ("label", "label_map", "debug/processing_time_ms")
+    masks = [f"{camera}/segmentation/{name}" for camera in ("front", "left") for name in names]
+    assert recorded.topics == [*masks, "/clock", "/diagnostics"]
+
+    (handler,) = run.handlers
+    run.is_shutdown = False
+
+    def after(name: str, returncode: int = 0) -> Any:
+        return handler.on_exit(SimpleNamespace(process_name=f"{name}-3", returncode=returncode), run)
+
+    assert after("player") is None
+    (score,) = after("recorder")
+    command = [*score.made.executable.split(" ")[1:], *score.made.arguments]
+    assert command[:5] == ["-P", "-m", "drive_seg.cli", "replay", "drive.mcap"]
+    given = ["--recorded", f"{folder}/recorded", "-o", folder, "--rate", "0.5", "--start", "0.0", "--duration", "9"]
+    assert command[5:] == [*given, "--require", "miou>=0.6", "--topic", "/sensing/front/image"]
+    assert [action.kind for action in after("score")] == ["Shutdown"]
+    for name, status in (("player", 1), ("recorder", 1), ("segmentation_node", 0)):
+        assert [action.kind for action in after(name, status)] == ["TimerAction"]
+    run.is_shutdown = True
+    assert after("segmentation_node") is None
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"output": "out"}, "leave output:=... out"),
+        ({"loop": "true"}, "leave loop:=true out"),
+        ({}, "holds the recording of an earlier run"),
+    ],
+)
+def test_report_that_cannot_be_made_is_refused(
+    launch: Callable[..., Run], tmp_path: Path, more: dict[str, str], sentence: str
+) -> None:
+    (tmp_path / "recorded").mkdir()
+    with pytest.raises(ValueError, match=sentence):
+        launch("replay", bag="synth:", report=str(tmp_path), **more)
 
 
 def test_closing_rviz_does_not_end_a_replay(launch: Callable[..., Run]) -> None:

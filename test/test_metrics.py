@@ -78,6 +78,20 @@ def test_matrices_add_up(images):
     assert (whole.counts == parts.counts).all()
 
 
+def test_precision_is_the_share_of_an_ids_predictions_that_are_right(images):
+    prediction, target = images
+    matrix = ConfusionMatrix(CLASSES + 1)
+    matrix.update(prediction, target)
+    said = [target[(prediction == c) & (target != 255)] for c in range(CLASSES)]
+    np.testing.assert_allclose(matrix.precision(), [*((each == c).mean() for c, each in enumerate(said)), np.nan])
+
+
+def test_precision_of_a_group_asks_only_labels_that_tell():
+    matrix = ConfusionMatrix(3, [(0, 1)])
+    matrix.update(np.array([0, 0, 1, 2, 0], np.uint8), np.array([3, 2, 3, 3, 0], np.uint8))
+    np.testing.assert_allclose(matrix.precision(), [1 / 2, np.nan, 0, 3 / 4])
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"\(2,\) but target is \(3,\)"):
         ConfusionMatrix(2).update(np.zeros(2, np.uint8), np.zeros(3, np.uint8))
@@ -206,6 +220,18 @@ def test_boundaries_add_up_over_images_and_know_groups():
         single.update(np.minimum(prediction, 1), np.minimum(target, 1))
         singles.append(single.recall()[0])
     assert min(singles) < merged.recall()[0] < max(singles)
+
+
+def test_boundary_scores_add_up():
+    pairs = [(blobs(np.random.default_rng(i), 3), blobs(np.random.default_rng(9 + i), 3)) for i in range(2)]
+    whole, total = BoundaryScore(3), BoundaryScore(3)
+    for pair in pairs:
+        part = BoundaryScore(3)
+        part.update(*pair)
+        whole.update(*pair)
+        total += part
+    np.testing.assert_array_equal(total.counts, whole.counts)
+    np.testing.assert_array_equal(total.f1(), whole.f1())
 
 
 def test_nothing_but_void_has_no_boundary():

@@ -11,12 +11,14 @@ import typer
 
 from drive_seg.cli.bench import bench
 from drive_seg.cli.images import segment, synth
+from drive_seg.cli.make_bag import make_bag
 from drive_seg.cli.models import export, inspect, networks
 from drive_seg.cli.options import screen
+from drive_seg.cli.replay import replay
 from drive_seg.cli.training import evaluate, train
 
 app = typer.Typer(help="Train, check and run the networks of drive_seg.", no_args_is_help=True, add_completion=False)
-for command in (networks, train, evaluate, segment, export, synth, bench, inspect):
+for command in (networks, train, evaluate, segment, export, synth, bench, inspect, make_bag, replay):
     app.command()(command)
 
 

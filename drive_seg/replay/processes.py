@@ -54,6 +54,14 @@ class Child:
         if self.returncode is not None:
             raise ChildError(f"The {self.name} ended by itself with exit status {self.returncode}.\n{self.tail()}")
 
+    def has_ended(self, seconds: float) -> bool:
+        """Whether it ends within so many seconds; it may run on."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def wait(self, seconds: float) -> None:
         """Wait for its end; ChildError if it fails, or takes longer (it is then killed)."""
         try:

@@ -25,6 +25,7 @@ from rosbags.rosbag2 import WriterError
 
 from drive_seg.replay.bag_writer import BagError, BagWriter
 from drive_seg.replay.recording import Recorder, segmentation_topics
+from drive_seg.replay.replay_watch import ReplayWatch
 from drive_seg.replay.ros_args import split_ros_args
 
 POLL_S = 0.1
@@ -48,6 +49,12 @@ def arguments() -> argparse.ArgumentParser:
         help="end after S seconds without a message",
     )
     add("--max-messages", type=int, metavar="N", help="end once N messages are recorded")
+    add(
+        "--replay",
+        metavar="IMAGE",
+        help="record one replay: listen to this image topic once all others are recorded, which a player can wait for; "
+        "end when nobody publishes it any more and the node has finished its frames",
+    )
     return parser
 
 
@@ -88,9 +95,10 @@ def _run(bag: BagWriter, topics: Sequence[str], options: argparse.Namespace, sto
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     recorder = Recorder(node, bag, topics)
+    watch = ReplayWatch(node, recorder, options.replay) if options.replay else None
     try:
         with contextlib.suppress(ExternalShutdownException):
-            _record(executor, recorder, bag, options, stop)
+            _record(executor, recorder, bag, options, stop, watch)
         bag.close()
         return _report(node, bag, recorder)
     finally:
@@ -104,6 +112,7 @@ def _record(
     bag: BagWriter,
     options: argparse.Namespace,
     stop: threading.Event,
+    watch: ReplayWatch | None = None,
 ) -> None:
     begin = time.monotonic()
     looked = -math.inf
@@ -113,6 +122,8 @@ def _record(
         if now - looked >= POLL_S:
             recorder.poll()
             looked = now
+            if watch is not None and watch.is_over():
+                break
         executor.spin_once(timeout_sec=POLL_S)
         idle = recorder.idle_s()
         if now - begin >= options.duration or bag.messages >= most:

@@ -118,6 +118,10 @@ class Recorder:
         heard = [r.last_heard for r in self._recorded.values() if r.last_heard is not None and not r.latched]
         return time.monotonic() - max(heard) if heard else None
 
+    def hears_all(self) -> bool:
+        """Whether there is somebody who publishes each of the chosen topics, or one of each pattern."""
+        return all(any(fnmatchcase(topic, p) for topic in self._recorded) for p in self._patterns)
+
     def silent(self) -> list[str]:
         """The chosen topics (or patterns) of which nothing was recorded."""
         heard = [topic for topic, count in self._bag.counts.items() if count]

@@ -1,0 +1,188 @@
+"""Live replay: what the node published while a recording was played is judged against that recording."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from drive_seg.image_messages import ImageError
+from drive_seg.replay.evaluation.deterministic import Models, Replay, Work
+from drive_seg.replay.evaluation.judge import Partial
+from drive_seg.replay.evaluation.reading import Reading, StampedMasks, Taken
+from drive_seg.replay.evaluation.recorded import SAME_CLOCK_NS, LiveRecording
+from drive_seg.replay.evaluation.records import FATES, LOST, FrameRow
+from drive_seg.replay.evaluation.report import STALL_PERIODS, STALL_S
+from drive_seg.replay.sources import SourceError
+from drive_seg.segmenter import Segmenter
+
+MEANING = (
+    "From the image's stamp to the moment at which the recorder heard its mask, in real time: how old the image was "
+    "when it was recorded, and from its playing on until the mask came. "
+)
+BY_CLOCK = "When it was played is told by the player's /clock, which the same recorder heard."
+BY_RATE = "The recorder noted times of the played clock, which are divided by the rate {rate:g}."
+UNKNOWN = "Not known here: /clock was not recorded, and the masks' record times are of another time than their stamps."
+AGE = " The input age is the latency without the time that the node worked at the frame."
+
+
+class LiveReplay(Replay):
+    """One source, and the recording of what a node published while it was played: ``run`` judges every image.
+
+    Args:
+        work: what was played; with no topics named, those cameras are judged that the node had.
+        recording: what was published.
+        other: a second model to compare with.
+
+    Attributes:
+        stalls: after ``run``, the times in which no mask came; ``length_s`` is in real time.
+        latency_meaning: from when to when the latency counts.
+
+    Raises:
+        ValueError: source, truth or the other run cannot be used, or nothing of the source is in the recording.
+    """
+
+    def __init__(self, work: Work, recording: LiveRecording, other: Segmenter | None = None) -> None:
+        reading = Reading(work.source, work.topics, work.part, work.truth.topics())
+        self._cameras, left_out = _matched(reading, recording, work.topics is not None)
+        if left_out:
+            work = replace(work, topics=tuple(reading.topics[camera] for camera in self._cameras))
+        self._recording, self._left_out = recording, left_out
+        stand_in = SimpleNamespace(label_map=recording.label_map, sha256=recording.model["sha256"] or "")
+        super().__init__(replace(work, model_name=recording.model["name"]), Models(stand_in, other))
+        self._masks = {
+            camera: StampedMasks(recording.path, recording.masks[prefix].topic)
+            for camera, prefix in self._cameras.items()
+        }
+        self._when = {camera: self._arrivals(prefix) for camera, prefix in self._cameras.items()}
+        self._played: dict[str, list[tuple[float, float, float | None]]] = defaultdict(list)
+        self.stalls: list[dict[str, Any]] = []
+        how = BY_CLOCK if recording.clock is not None else BY_RATE.format(rate=recording.rate)
+        self.latency_meaning = MEANING + how + AGE if recording.knows_time else UNKNOWN
+
+    def run(self, advance=lambda: None) -> Partial:
+        """Judge; as the deterministic ``run``."""
+        partial = super().run(advance)
+        remarks = [*([self._recording.remark] if self._recording.remark else []), *self._left_out]
+        ledgers = []
+        for camera, prefix in self._cameras.items():
+            rows = [row for row in partial.rows if row["camera"] == camera]
+            ledger, remark = self._settle(rows, prefix)
+            ledgers.append(ledger)
+            remarks += [f"{camera}: {remark}"] if remark else []
+            self.stalls += _stalls(partial.bags[0]["name"], camera, self._played[camera])
+        if all(ledger is not None for ledger in ledgers):
+            partial.ledger = {key: sum(ledger[key] for ledger in ledgers) for key in ("received", *FATES)}
+        entry = partial.bags[0]
+        entry["reason"] = "; ".join(text for text in (entry["reason"], *remarks) if text)
+        return partial
+
+    def _predict(self, row: FrameRow, taken: Taken, image: np.ndarray) -> np.ndarray | None:
+        """The mask that was published for this frame; times go into the row."""
+        camera, stamp, played_s = taken.camera, taken.record.stamp_ns, None
+        if self._recording.knows_time:
+            played_s = self._recording.played_s(taken.record.time_ns)
+        arrival = self._when[camera].get(stamp)
+        heard_s = self._recording.heard_s(arrival[0]) if arrival is not None else None
+        if played_s is not None:
+            self._played[camera].append((row["time_s"], played_s, heard_s))
+        try:
+            mask = self._masks[camera].find(stamp)
+        except ImageError as error:
+            row["reason"] = f"its recorded mask cannot be read: {error}"
+            return None
+        if mask is None:
+            row["fate"] = ""  # told by the node's account, once all of them are known
+            return None
+        if played_s is not None:
+            age_ns = taken.record.time_ns - stamp
+            if not 0 <= age_ns < SAME_CLOCK_NS:
+                row["warnings"] = "the stamp is of another time than the recording: latency since playing"
+                age_ns = 0
+            row["latency_ms"] = age_ns / 1e6 + 1000.0 * (heard_s - played_s)
+            if arrival[1] is not None:
+                row["input_age_ms"] = max(0.0, row["latency_ms"] - arrival[1])
+        return mask
+
+    def _arrivals(self, prefix: str) -> dict[int, tuple[int, float | None]]:
+        """Stamp -> record time and processing time of the first mask with it."""
+        masks = self._recording.masks[prefix]
+        found: dict[int, tuple[int, float | None]] = {}
+        for stamp, time, processing in zip(masks.stamps, masks.times, masks.processing_ms, strict=True):
+            found.setdefault(stamp, (time, processing))
+        return found
+
+    def _settle(self, rows: list[FrameRow], prefix: str) -> tuple[dict[str, int] | None, str]:
+        """Give the frames without a mask their fates; the node's counts if they are of these frames, and a remark."""
+        account = self._recording.account_of(prefix)
+        open_rows = [row for row in rows if not row["fate"]]
+        if account is None:
+            _end(open_rows, {}, "no mask of it was recorded, nor diagnostics that tell why")
+            return None, "no diagnostics were recorded, so it is not known why frames have no mask"
+        if account.received > len(rows):
+            _end(open_rows, {}, "no mask of it was recorded")
+            text = f"the node received {account.received} frames but {len(rows)} are judged, so its counts are left out"
+            return None, text
+        heard = sum(row["fate"] == "published" for row in rows)
+        ends = {fate: account.ended[fate] for fate in FATES if fate != "published"}
+        ends["rejected"] = max(0, ends["rejected"] - sum(row["fate"] == "rejected" for row in rows))
+        unheard = max(0, account.ended["published"] - heard)
+        ends |= {"published": unheard, "in flight": account.in_flight, LOST: len(rows) - account.received}
+        _end(open_rows, {fate: count for fate, count in ends.items() if count}, "")
+        remarks = [f"{unheard} published masks were not recorded"] if unheard else []
+        remarks += [f"{account.in_flight} frames had not ended when the recording did"] if account.in_flight else []
+        return {"received": account.received, **account.ended}, "; ".join(remarks)
+
+
+def _matched(reading: Reading, recording: LiveRecording, is_named: bool) -> tuple[dict[str, str], list[str]]:
+    """Camera of the source -> that of the recording, and a sentence for each camera that the node did not have."""
+    found = {camera: recording.camera_of(topic) for camera, topic in reading.topics.items()}
+    if len(found) == len(recording.masks) == 1:
+        found = dict(zip(found, recording.masks, strict=True))
+    missing = [camera for camera, prefix in found.items() if prefix is None]
+    if len(missing) == len(found) or (missing and is_named):
+        raise SourceError(
+            f"{recording.path} holds no masks of {', '.join(missing)}; it holds those of {', '.join(recording.masks)}."
+        )
+    return {camera: prefix for camera, prefix in found.items() if prefix is not None}, [
+        f"the node had no camera for {reading.topics[camera]}" for camera in missing
+    ]
+
+
+def _end(rows: list[FrameRow], ends: dict[str, int], reason: str) -> None:
+    """Let the frames end as the node counted; where it counted several ends, nobody knows which frame had which."""
+    counted = ", ".join(f"{count} {fate}" for fate, count in ends.items())
+    fate = max(ends, key=ends.__getitem__) if ends else LOST
+    reasons = {
+        LOST: "it never reached the node",
+        "published": "its mask was not recorded",
+        "in flight": "it had not ended when the recording did",
+    }
+    reason = reason or (f"one of {counted}; which of them is not known" if len(ends) > 1 else reasons.get(fate, ""))
+    for row in rows:
+        row["fate"] = fate
+        row["reason"] = "; ".join(text for text in (row["reason"], reason) if text)
+
+
+def _stalls(bag: str, camera: str, frames: list[tuple[float, float, float | None]]) -> list[dict[str, Any]]:
+    """Gaps between masks, in real time; the playing of the first and last image count as ends of gaps too.
+
+    Args:
+        frames: of each image its place in the recording, when it was played, and when its mask came, in seconds.
+    """
+    came = sorted((heard, time_s) for time_s, _, heard in frames if heard is not None)
+    if not frames:
+        return []
+    steps = [later[0] - earlier[0] for earlier, later in zip(came, came[1:], strict=False)]
+    limit = max(STALL_S, STALL_PERIODS * median(steps)) if steps else STALL_S
+    first, last = frames[0], frames[-1]
+    ends = [(first[1], first[0]), *came, *([(last[1], last[0])] if not came or last[1] > came[-1][0] else [])]
+    return [
+        {"bag": bag, "camera": camera, "start_s": earlier[1], "length_s": later[0] - earlier[0]}
+        for earlier, later in zip(ends, ends[1:], strict=False)
+        if later[0] - earlier[0] > limit
+    ]
