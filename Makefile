@@ -1,4 +1,4 @@
-# make demo   a synthetic drive through the node over DDS; INPUT=clip.mp4 MODEL=models/x.safetensors FRAMES=40
+# make demo   a synthetic drive through the node over DDS; INPUT=clip.mp4 MODEL=models/x.safetensors FRAMES=40 OUTPUT=DIR
 # make test   the tests; TESTS="test/node test/test_labels.py" for some of them
 # make lint   ruff; make format lets it lay out the code
 # make docs   the README's table of parameters and config/segmentation.schema.json, from the parameters' specs
@@ -31,7 +31,7 @@ pip := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python -m drive_seg.replay.demo $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)") \
-	    $(if $(FRAMES),--frames $(FRAMES))
+	    $(if $(FRAMES),--frames $(FRAMES)) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 test: $(VENV)/.installed
 	$(VENV)/bin/pytest $(TESTS)
