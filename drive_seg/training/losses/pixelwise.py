@@ -127,8 +127,11 @@ class HardPixels(PixelLoss):
         self.threshold, self.floor = threshold, floor
 
     def reduce(self, log_p: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        hard = (valid & (log_p.exp() < self.threshold)).sum()
-        return _mean_of_hardest(-log_p, valid, torch.maximum(hard, torch.ceil(self.floor * valid.sum()).long()))
+        hard = valid & (log_p.exp() < self.threshold)
+        count, least = hard.sum(), torch.ceil(self.floor * valid.sum()).long()
+        if count >= least:  # the usual case, which needs no ranking
+            return masked_mean(-log_p, hard)
+        return _mean_of_hardest(-log_p, valid, least)
 
 
 def _mean_of_hardest(loss: Tensor, valid: Tensor, count: Tensor) -> Tensor:
