@@ -14,13 +14,13 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from drive_seg.label_groups import known_meaning, translation
 from drive_seg.labels import VOID, frequency_orders
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix, mean
 from drive_seg.segmenter import Segmenter
 from drive_seg.training.datasets import Dataset
-from drive_seg.training.datasets.meanings import known_meaning
 from drive_seg.training.inference import Inference, Labeller
-from drive_seg.training.targets import Targets, translation
+from drive_seg.training.targets import Targets
 
 CLASS_COLUMNS = ("class", "IoU %", "accuracy %", "boundary F1 %", "share %", "gamma")
 """The figures of one class, see :func:`class_rows`."""

@@ -19,6 +19,9 @@ from drive_seg.training.recipe import Recipe
 from drive_seg.training.targets import Targets
 from drive_seg.training.teachers import Teachers
 
+_TEACHERS = "teachers"
+"""Where a training checkpoint says which teachers the run learns from."""
+
 
 class SegmentationTask(lightning.LightningModule):
     """Network, losses, optimiser and validation of a recipe.
@@ -96,6 +99,13 @@ class SegmentationTask(lightning.LightningModule):
         for name in unused:
             self.network.get_parameter(name).requires_grad_(False)
         return unused
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_TEACHERS] = self.teachers.origin
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if _TEACHERS in checkpoint:  # older files do not say
+            self.teachers.check_same(checkpoint[_TEACHERS])
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         # Dropout's random numbers depend on these alone, so that a resumed run draws the same.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,22 @@ class Teachers:
             name = loaded.contract.training.get("name", loaded.path.stem)
             self.origin.append({"name": name, "sha256": loaded.sha256})
 
+    def check_same(self, before: Sequence[dict[str, Any]]) -> None:
+        """Make sure that a run goes on with the teachers that it began with, in whatever order.
+
+        Args:
+            before: their ``origin``.
+
+        Raises:
+            ValueError: if there are others now, or the content of one has changed.
+        """
+        then, now = (Counter(teacher["sha256"] for teacher in some) for some in (before, self.origin))
+        if then != now:
+            raise ValueError(
+                f"last.ckpt was trained with {_described(before)}, but the recipe has {_described(self.origin)}; "
+                "go on with the same files, or begin anew with --restart"
+            )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Teachers:
         """Itself: the moving average copies the task, and need not copy what never changes."""
         return self
@@ -58,3 +75,8 @@ class Teachers:
                 network.to(image.device)
             self._device = image.device
         return tuple(network(spec.normalise(image)) for network, spec in self._members)
+
+
+def _described(origin: Sequence[dict[str, Any]]) -> str:
+    teachers = [f"{teacher['name']} ({teacher['sha256'][:12]})" for teacher in origin]
+    return f"teacher{'s' * (len(teachers) > 1)} {', '.join(teachers)}" if teachers else "no teacher"

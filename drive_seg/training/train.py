@@ -35,7 +35,8 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
         progress: show a progress bar.
 
     Raises:
-        ValueError: if data, network, losses, precision or ``last.ckpt`` do not fit the recipe.
+        ValueError: if data, network, losses, precision or ``last.ckpt`` do not fit the recipe, or a teacher
+            has changed.
         OSError: if something cannot be written; the older files are then still whole.
     """
     lightning.seed_everything(recipe.seed, verbose=False)

@@ -130,6 +130,41 @@ def test_a_resumed_run_with_teachers_is_the_same_bit_for_bit(teacher, distilled,
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
 
 
+def test_a_run_is_not_resumed_with_other_teachers(teacher, distilled, tmp_path):
+    """Not with another file of the same name, nor with more, fewer or none; in another order, it is."""
+    pair = [teacher("one"), teacher("two", seed=1)]
+    run = tmp_path / "run"
+    train(distilled(pair), run, progress=False)
+    origin = [{"name": f"{path.stem}_recipe", "sha256": checkpoint.load(path).sha256} for path in pair]
+    assert last(run)["teachers"] == origin
+    whole, before = pair[0].read_bytes(), (run / "last.ckpt").read_bytes()
+    teacher("one", seed=2)
+    names = ", ".join(f"{t['name']} \\({t['sha256'][:12]}\\)" for t in origin)
+    with pytest.raises(
+        ValueError, match=f"last.ckpt was trained with teachers {names}, but the recipe has teachers one_"
+    ):
+        train(distilled(pair, "schedule.epochs=3"), run, progress=False)
+    pair[0].write_bytes(whole)
+    with pytest.raises(ValueError, match=r"but the recipe has teacher two_recipe \(\w{12}\); .* anew with --restart"):
+        train(distilled(pair[1:], "schedule.epochs=3"), run, progress=False)
+    with pytest.raises(ValueError, match="but the recipe has no teacher;"):
+        train(distilled([], "losses={cross_entropy: 1.0}", "schedule.epochs=3"), run, progress=False)
+    assert (run / "last.ckpt").read_bytes() == before
+    train(distilled(pair[::-1], "schedule.epochs=3"), run, progress=False)
+    assert last(run)["epoch"] == 2
+
+
+def test_a_training_checkpoint_that_does_not_name_its_teachers_is_resumed(teacher, distilled, tmp_path):
+    """As those are that were written before they did."""
+    path, run = teacher(), tmp_path / "run"
+    train(distilled([path]), run, progress=False)
+    state = last(run)
+    del state["teachers"]
+    torch.save(state, run / "last.ckpt")
+    train(distilled([path], "schedule.epochs=3"), run, progress=False)
+    assert last(run)["epoch"] == 2 and len(last(run)["teachers"]) == 1
+
+
 @pytest.mark.parametrize(
     "classes",
     [CITYSCAPES19, LabelMap("turned", CAMVID11.names[::-1], CAMVID11.colors)],

@@ -142,8 +142,8 @@ class Replay:
             ValueError, OSError, RuntimeError: the source cannot be read on, or an output cannot be written.
         """
         label_map = self._model.label_map
-        truth_ids = self._truths.ids if self._truths is not None else ()
-        judge = Judge(label_map, truth_ids, self._work.worst, versus=self._rival is not None)
+        truth_ids, groups = (self._truths.ids, self._truths.groups) if self._truths is not None else ((), ())
+        judge = Judge(label_map, truth_ids, self._work.worst, versus=self._rival is not None, groups=groups)
         with contextlib.ExitStack() as stack:
             masks, videos = self._outputs(stack)
             for taken in self._reading:

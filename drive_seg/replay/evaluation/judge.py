@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from drive_seg.label_groups import fold, with_groups
 from drive_seg.labels import LabelMap
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix, mean
 from drive_seg.replay.evaluation.flicker import Changes, Flicker
@@ -21,7 +22,7 @@ class Versus:
 
     Attributes:
         both: int64 [C + 1, C + 1], pixels by the other's label (rows) and this one's; the last is void or no class.
-        own: int64 [C, C + 1], as ``Partial.confusion``, of the frames that have both and a truth.
+        own: int64 [C + G, C + 1], as ``Partial.confusion``, of the frames that have both and a truth.
         other: as ``own``, of the other's masks.
         flicker: pixels changed and compared, of the other's masks.
         frames: how many frames have both.
@@ -39,10 +40,11 @@ class Partial:
     """What was counted in one bag or several: plain data that can be pickled, sent and merged.
 
     Attributes:
-        label_map: what the ids mean.
+        label_map: what the ids of masks mean.
         truth_ids: the ids that the truths can hold; the means are over those. Empty without truth.
-        confusion: int64 [C, C + 1]; rows are true classes, columns predicted ones, the last void or no class.
-        boundary: int64 [4, C], the counts of a ``BoundaryScore``.
+        confusion: int64 [C + G, C + 1]; rows are true classes and groups, columns predicted classes, the last void or
+            no class.
+        boundary: int64 [4, C + G], the counts of a ``BoundaryScore``.
         predicted: int64 [C + 1], pixels of all masks by label, the last void or no class.
         flicker: int64 [2], pixels changed for no reason to be seen, and compared.
         rows: one for each frame, in order.
@@ -54,6 +56,7 @@ class Partial:
         in_source: how many frames there were, those included that could not be read or were not received.
         ledger: how many frames were received, and ended with each fate, by a node's own account; None where the rows
             tell.
+        groups: the class ids of each of the G groups that truths may hold instead of a class, as C + g.
     """
 
     label_map: LabelMap
@@ -70,16 +73,69 @@ class Partial:
     cameras: list[str]
     in_source: int
     ledger: dict[str, int] | None = None
+    groups: tuple[tuple[int, ...], ...] = ()
+
+    def shown_map(self) -> LabelMap:
+        """What the ids of truths mean: the label map's classes, then the groups."""
+        return with_groups(self.label_map, self.groups)
+
+    def shown_worst(self) -> list[Picture]:
+        """The worst frames in the ids of :meth:`shown_map`: a class that is one of the true group's is the group."""
+        return [self._folded(picture) for picture in self.worst]
 
     def matrix(self) -> ConfusionMatrix:
         """The confusion matrix as one that gives figures."""
-        return matrix_of(self.confusion)
+        return self.matrix_of(self.confusion)
+
+    def matrix_of(self, counts: np.ndarray) -> ConfusionMatrix:
+        """A confusion matrix with these counts, int64 [C + G, C + 1]."""
+        matrix = ConfusionMatrix(self.label_map.num_classes, self.groups)
+        matrix.counts += counts
+        return matrix
 
     def boundary_score(self) -> BoundaryScore:
         """The boundaries as a score that gives figures."""
-        score = BoundaryScore(self.label_map.num_classes)
+        score = BoundaryScore(self.label_map.num_classes, self.groups)
         score.counts += self.boundary
         return score
+
+    def regrouped(self, groups: tuple[tuple[int, ...], ...]) -> Partial:
+        """The same counts with the ids of these groups, among which its own are."""
+        if groups == self.groups:
+            return self
+        count = self.label_map.num_classes
+        ids = np.arange(256, dtype=np.uint8)
+        ids[count : count + len(self.groups)] = [count + groups.index(members) for members in self.groups]
+        rows = ids[: count + len(self.groups)]
+
+        def spread(counts: np.ndarray) -> np.ndarray:
+            wide = np.zeros((count + len(groups), counts.shape[1]), counts.dtype)
+            wide[rows] = counts
+            return wide
+
+        def renamed(picture: Picture) -> Picture:
+            return picture if picture.truth is None else replace(picture, truth=ids[picture.truth])
+
+        versus = self.versus
+        if versus is not None:
+            versus = replace(versus, own=spread(versus.own), other=spread(versus.other))
+        return replace(
+            self,
+            truth_ids=tuple(int(ids[i]) for i in self.truth_ids),
+            confusion=spread(self.confusion),
+            boundary=spread(self.boundary.T).T,
+            worst=[renamed(picture) for picture in self.worst],
+            different=[renamed(picture) for picture in self.different],
+            versus=versus,
+            groups=groups,
+        )
+
+    def _folded(self, picture: Picture) -> Picture:
+        if picture.truth is None or picture.prediction is None:
+            return picture
+        return replace(
+            picture, prediction=fold(picture.prediction, picture.truth, self.label_map.num_classes, self.groups)
+        )
 
 
 class Judge:
@@ -90,6 +146,7 @@ class Judge:
         truth_ids: the ids that truths can hold; None is all of them. A class that no truth can hold is in no mean.
         worst: how many frames to keep for looking at, of either kind.
         versus: whether there are masks of another model or run.
+        groups: the class ids of each of the G groups that truths may hold instead of a class, as C + g.
     """
 
     def __init__(
@@ -98,17 +155,17 @@ class Judge:
         truth_ids: Sequence[int] | None = None,
         worst: int = 12,
         versus: bool = False,
+        groups: Sequence[tuple[int, ...]] = (),
     ) -> None:
         count = label_map.num_classes
-        self.label_map = label_map
-        self._truth_ids = tuple(range(count)) if truth_ids is None else tuple(truth_ids)
-        self._matrix, self._boundary = ConfusionMatrix(count), BoundaryScore(count)
+        self.label_map, self._groups = label_map, tuple(groups)
+        rows = count + len(self._groups)
+        self._truth_ids = tuple(range(rows)) if truth_ids is None else tuple(truth_ids)
+        self._matrix, self._boundary = ConfusionMatrix(count, self._groups), BoundaryScore(count, self._groups)
         self._predicted, self._flicker = np.zeros(count + 1, np.int64), np.zeros(2, np.int64)
         self._versus = None
         if versus:
-            self._versus = Versus(
-                np.zeros((count + 1, count + 1), np.int64), *np.zeros((2, count, count + 1), np.int64)
-            )
+            self._versus = Versus(np.zeros((count + 1, count + 1), np.int64), *np.zeros((2, rows, count + 1), np.int64))
         self._motion: dict[str, Flicker] = {}
         self._rows: list[FrameRow] = []
         self._by_miou = Worst(worst, lambda row: row["miou"])
@@ -135,11 +192,11 @@ class Judge:
                 than the prediction is not used, which the row's ``reason`` then says.
             image: uint8 [H, W, 3] BGR; without it there is no flicker and no picture.
             prediction: uint8 [H, W]; None if nothing was published.
-            truth: uint8 [H, W], ids of the label map, 255 = void.
+            truth: uint8 [H, W], ids of the label map and groups, 255 = void.
             other: uint8 [H, W], ids of the label map.
 
         Raises:
-            ValueError: the truth holds an id that is neither a class nor void.
+            ValueError: the truth holds an id that is neither a class nor a group nor void.
         """
         self._rows.append(row)
         if prediction is None:
@@ -191,12 +248,13 @@ class Judge:
             [entry],
             list(dict.fromkeys([*cameras, *(row["camera"] for row in self._rows)])),
             in_source,
+            groups=self._groups,
         )
 
     def _score(self, row: FrameRow, prediction: np.ndarray, truth: np.ndarray) -> np.ndarray | None:
         """Fill in the row's figures; the frame's confusion counts, None if its truth is all void."""
         count, ids = self.label_map.num_classes, list(self._truth_ids)
-        matrix, boundary = ConfusionMatrix(count), BoundaryScore(count)
+        matrix, boundary = ConfusionMatrix(count, self._groups), BoundaryScore(count, self._groups)
         matrix.update(prediction, truth)
         if not matrix.counts.any():
             _add_reason(row, "the truth is all void")
@@ -231,7 +289,7 @@ class Judge:
         self._versus.frames += 1
         row["agreement"] = float(np.mean(prediction == other))
         if own is not None:
-            matrix = ConfusionMatrix(count)
+            matrix = ConfusionMatrix(count, self._groups)
             matrix.update(other, truth)
             self._versus.own += own
             self._versus.other += matrix.counts
@@ -252,7 +310,8 @@ def merge(partials: Sequence[Partial], worst: int = 12) -> Partial:
     """Many bags' counts as those of one, in the given order.
 
     Args:
-        partials: at least one, of the same label map.
+        partials: at least one, of the same label map; the groups may differ. A group's boundary is counted in the bags
+            whose truths may hold it.
         worst: how many frames to keep for looking at, of either kind.
 
     Raises:
@@ -263,6 +322,8 @@ def merge(partials: Sequence[Partial], worst: int = 12) -> Partial:
     first = partials[0]
     if any(part.label_map != first.label_map for part in partials):
         raise ValueError("the bags' masks have different label maps, so their figures cannot be merged")
+    groups = tuple(dict.fromkeys(members for part in partials for members in part.groups))
+    partials = [part.regrouped(groups) for part in partials]
     scored = any(part.confusion.any() for part in partials)
     by_score = Worst(worst, lambda row: row["miou"] if scored else -(row["flicker"] or 0.0))
     by_agreement = Worst(worst, lambda row: row["agreement"])
@@ -286,19 +347,13 @@ def merge(partials: Sequence[Partial], worst: int = 12) -> Partial:
         [bag for part in partials for bag in part.bags],
         list(dict.fromkeys(camera for part in partials for camera in part.cameras)),
         sum(part.in_source for part in partials),
+        groups=groups,
     )
 
 
 def failed(bag: str, reason: str) -> dict[str, Any]:
     """The entry of a bag that could not be replayed, for ``Partial.bags``."""
     return {"name": bag, "status": "failed", "reason": reason, "frames": 0, "scored": 0, "miou": None}
-
-
-def matrix_of(counts: np.ndarray) -> ConfusionMatrix:
-    """A confusion matrix with these counts, int64 [C, C + 1]."""
-    matrix = ConfusionMatrix(len(counts))
-    matrix.counts += counts
-    return matrix
 
 
 def _fitting(row: FrameRow, what: str, mask: np.ndarray | None, prediction: np.ndarray) -> np.ndarray | None:

@@ -74,7 +74,7 @@ def write_report(folder: Path, report: dict[str, Any], partial: Partial, kept: I
             if path.name not in stays:
                 path.unlink()
     write_atomically(folder / FRAMES, as_csv(partial.rows).encode())
-    write_page(folder / PAGE, report, partial.rows, partial.worst, partial.label_map, partial.different)
+    write_page(folder / PAGE, report, partial.rows, partial.shown_worst(), partial.shown_map(), partial.different)
     write_atomically(folder / REPORT, json.dumps(report, indent=1, allow_nan=False).encode())
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from drive_seg.metrics import ConfusionMatrix, mean
 from drive_seg.replay.evaluation import flicker
-from drive_seg.replay.evaluation.judge import Partial, Versus, matrix_of
+from drive_seg.replay.evaluation.judge import Partial, Versus
 from drive_seg.replay.evaluation.records import FATES, LOST, FrameRow, Report
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime", "rosbags")
@@ -49,6 +49,9 @@ class About:
 def as_report(partial: Partial, about: About, stalls: list[dict[str, Any]] | None = None) -> Report:
     """The report without requirements.
 
+    Where truths hold groups of classes, these follow the classes in ``classes`` and in ``confusion``, whose columns are
+    the same as its rows, and void: a prediction that is one of the true group's classes counts as the group.
+
     Args:
         partial: what was counted.
         about: what else it says.
@@ -71,7 +74,7 @@ def as_report(partial: Partial, about: About, stalls: list[dict[str, Any]] | Non
         command=about.command,
         versions=dict(about.versions),
         classes=_classes(partial),
-        confusion=partial.confusion.tolist() if scored else None,
+        confusion=_folded(partial).tolist() if scored else None,
         frames=_frames(partial),
         latency_ms=percentiles([row["latency_ms"] for row in partial.rows]),
         latency_meaning=about.latency_meaning,
@@ -141,7 +144,8 @@ def _frames(partial: Partial) -> dict[str, int]:
 
 def _classes(partial: Partial) -> list[dict[str, Any]]:
     matrix, boundary = partial.matrix(), partial.boundary_score()
-    known = np.isin(np.arange(partial.label_map.num_classes), partial.truth_ids)
+    shown = partial.shown_map()
+    known = np.isin(np.arange(shown.num_classes), partial.truth_ids)
     scored = bool(partial.confusion.any())
     columns = {
         "iou": np.where(known, matrix.iou(), np.nan),
@@ -149,21 +153,21 @@ def _classes(partial: Partial) -> list[dict[str, Any]]:
         "recall": np.where(known, matrix.class_accuracy(), np.nan),
         "boundary_f1": np.where(known, boundary.f1(), np.nan),
         "share": matrix.frequency() if scored else np.full(len(known), np.nan),
-        "predicted_share": _shares(partial.predicted),
+        "predicted_share": _shares(partial.predicted, partial.groups),
     }
     return [
         {"name": name, "color": list(color), **{key: _number(column[i]) for key, column in columns.items()}}
-        for i, (name, color) in enumerate(zip(partial.label_map.names, partial.label_map.colors, strict=True))
+        for i, (name, color) in enumerate(zip(shown.names, shown.colors, strict=True))
     ]
 
 
 def _against(partial: Partial, name: str) -> dict[str, Any]:
     """Both models' figures on the frames that both have; ``own_`` are those of the model that the report is about."""
     versus, ids = partial.versus, list(partial.truth_ids)
-    own, other = matrix_of(versus.own), matrix_of(versus.other)
-    agreement = _agreement(versus)
+    own, other = partial.matrix_of(versus.own), partial.matrix_of(versus.other)
+    agreement = np.append(_agreement(versus), [np.nan] * len(partial.groups))
     classes = []
-    for i, title in enumerate(partial.label_map.names):
+    for i, title in enumerate(partial.shown_map().names):
         here, there = ((_number(each.iou()[i]) if i in ids else None) for each in (own, other))
         difference = here - there if here is not None and there is not None else None
         classes.append(
@@ -196,14 +200,25 @@ def _agreement(versus: Versus) -> np.ndarray:
 
 
 def _f_miou(matrix: ConfusionMatrix, partial: Partial) -> float:
-    ids = [i for i in partial.label_map.foreground() if i in partial.truth_ids]
+    ids = [i for i in partial.shown_map().foreground() if i in partial.truth_ids]
     return mean(matrix.iou()[ids])
 
 
-def _shares(counts: np.ndarray) -> np.ndarray:
-    """Of the classes among all pixels, the last entry (void) included in these; nan without pixels."""
+def _folded(partial: Partial) -> np.ndarray:
+    """The confusion matrix, int64 [C + G, C + G + 1], with what is right of a group in a column of its own."""
+    count, groups = partial.label_map.num_classes, partial.groups
+    table = np.insert(partial.confusion, [count] * len(groups), 0, axis=1)
+    for g, members in enumerate(map(list, groups), start=count):
+        table[g, g] = table[g, members].sum()
+        table[g, members] = 0
+    return table
+
+
+def _shares(counts: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
+    """Of classes and groups among all pixels, the last entry (void) included in these; nan without pixels."""
     total = counts.sum()
-    return counts[:-1] / total if total else np.full(len(counts) - 1, np.nan)
+    sums = np.append(counts[:-1], [counts[list(members)].sum() for members in groups])
+    return sums / total if total else np.full(len(sums), np.nan)
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from drive_seg.image_messages import ImageError, decode_label
+from drive_seg.label_groups import known_meaning, translation
 from drive_seg.labels import CITYSCAPES19, VOID, LabelMap, label_map
 from drive_seg.replay.evaluation.reading import TRUTH, Reading, StampedMasks, Taken
 from drive_seg.replay.sources import SourceError, open_source
@@ -50,19 +51,20 @@ class TruthChoice:
 
 
 class Truths:
-    """The true labels of a reading's images, in the ids of the model.
+    """The true labels of a reading's images, in the ids of the model: classes, and groups where a truth tells no finer.
 
     Attributes:
-        ids: the ids of the model that the labels can hold.
+        ids: the ids that the labels can hold.
+        groups: the class ids of each group; ``C + g`` in a label says "one of the classes of group g".
     """
 
     def __init__(self, find: dict[str, Find], sources: dict[str, LabelMap], target: LabelMap) -> None:
         self._find, self._sources = find, sources
-        self._tables = {
-            camera: same_classes(source, target, "the truth", "the model") for camera, source in sources.items()
-        }
+        groups: list[tuple[int, ...]] = []
+        self._tables = {camera: _truth_table(source, target, groups) for camera, source in sources.items()}
+        self.groups = tuple(groups)
         known = [self._tables[camera][: source.num_classes] for camera, source in sources.items()]
-        self.ids = tuple(int(i) for i in np.unique(np.concatenate(known)))
+        self.ids = tuple(int(i) for i in np.unique(np.concatenate(known)) if i != VOID)
 
     def of(self, taken: Taken) -> np.ndarray | None:
         """The true label of an image, uint8 [H, W], 255 = void; None if it has none.
@@ -137,6 +139,18 @@ def same_classes(source: LabelMap, target: LabelMap, whose: str, target_whose: s
     table = np.full(256, VOID, np.uint8)
     table[: source.num_classes] = [places[name.casefold()] for name in source.names]
     return table
+
+
+def _truth_table(source: LabelMap, target: LabelMap, groups: list[tuple[int, ...]]) -> np.ndarray:
+    """As :func:`same_classes`, or else by what is known of the two label maps; new groups are appended."""
+    try:
+        return same_classes(source, target, "the truth", "the model")
+    except ValueError:
+        meaning = known_meaning(source.name, target.name)
+        # a map of one's own may bear a known name
+        if set(meaning) != set(source.names) or not set().union(*meaning.values()) <= set(target.names):
+            raise
+    return translation(source, target, meaning, groups)
 
 
 def _beside(taken: Taken) -> np.ndarray | None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from drive_seg.label_groups import known_meaning, translation
 from drive_seg.labels import LabelMap
-from drive_seg.training.datasets.meanings import known_meaning
-from drive_seg.training.targets import translation
 
 
 class Joined:
@@ -18,7 +17,7 @@ class Joined:
     Args:
         label_map: the classes of the run.
         members: (dataset, how often, meaning of its classes where the names differ; see
-            :func:`~drive_seg.training.targets.translation`).
+            :func:`~drive_seg.label_groups.translation`).
         groups: the groups so far, which this appends to.
 
     Raises:

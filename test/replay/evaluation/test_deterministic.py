@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from drive_seg.image_messages import decode_label
-from drive_seg.labels import CAMVID11, CITYSCAPES19
+from drive_seg.labels import CAMVID11, CITYSCAPES19, VOC21
 from drive_seg.replay.evaluation.deterministic import Models, Replay, Work
-from drive_seg.replay.evaluation.output import as_csv
+from drive_seg.replay.evaluation.output import as_csv, write_report
 from drive_seg.replay.evaluation.reading import Slice
 from drive_seg.replay.evaluation.report import About, as_report
 from drive_seg.replay.evaluation.truths import TruthChoice
@@ -67,6 +67,26 @@ def test_same_figures_as_evaluate_on_the_same_frames(segmenter, labelled_bag):
         assert entry["recall"] == evaluated["class_accuracy"][name]
         assert entry["boundary_f1"] == evaluated["boundary"]["f1"][name]
     assert report["frames"]["scored"] == evaluated["images"] == 4 and report["frames"]["without_truth"] == 1
+
+
+def test_same_figures_as_evaluate_on_truths_of_coarser_classes(segmenter, small, tmp_path):
+    messages = [("/front/label_map", small.stamp(0), CAMVID11.to_dict())]
+    for i in range(3):
+        messages.append(("/front/image_raw", small.stamp(i), small.shot(i)))
+        messages.append(("/front/label_truth", small.stamp(i), np.minimum(small.truth(i) % 16, 11) % 11))
+    bag = small.write_bag(tmp_path / "bag", messages)
+    _, partial = replayed(segmenter, bag)
+    report = as_report(partial, ABOUT)
+    data = open_dataset("bag", root=bag, classes=CAMVID11, image="front/image_raw", label="front/label_truth")
+    evaluated = as_evaluated(evaluate(segmenter, data, progress=False))
+    for name in ("miou", "f_miou", "pixel_accuracy", "boundary_f1"):
+        assert report[name] == pytest.approx(evaluated[name], rel=1e-12) and report[name] is not None
+    scored = {entry["name"]: entry["iou"] for entry in report["classes"] if entry["iou"] is not None}
+    assert scored == pytest.approx({name: iou for name, iou in evaluated["iou"].items() if iou is not None})
+    assert "car/truck/bus/train" in evaluated["iou"] and len(report["classes"]) == 19 + len(partial.groups) == 24
+    write_report(tmp_path / "report", report, partial)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "car/truck/bus/train" in page and "group 0" not in page and "id 19" not in page
 
 
 def test_same_result_every_time(segmenter):
@@ -203,8 +223,8 @@ def test_run_that_breaks_leaves_no_half_file(segmenter, labelled_bag, tmp_path):
 
 
 def test_truth_that_does_not_fit_is_a_remark_of_the_bag(small, tmp_path):
-    eleven = Segmenter.load(small.save_model(tmp_path / "m.safetensors", CAMVID11), "cpu", runtime="torch")
-    job, partial = replayed(eleven, "synth:frames=1,size=88x48")
+    other = Segmenter.load(small.save_model(tmp_path / "m.safetensors", VOC21), "cpu", runtime="torch")
+    job, partial = replayed(other, "synth:frames=1,size=88x48")
     assert job.remark.startswith("No frame is scored: ") and partial.bags[0]["reason"] == job.remark.rstrip(".")
 
 

@@ -95,6 +95,96 @@ def test_a_class_that_no_truth_can_hold_is_in_no_mean():
     assert report["miou"] == pytest.approx(np.mean([entry["iou"] for entry in report["classes"][:2]]))
 
 
+GROUP = (1, 2)
+
+
+def coarse(truths):
+    """Truths that do not tell cars from poles: id 3 stands for both."""
+    return np.where((truths == 1) | (truths == 2), 3, truths).astype(np.uint8)
+
+
+def grouped(predictions, truths, others=None, bag="bag", groups=(GROUP,), ids=(0, 3)):
+    judge = Judge(MAP, ids, versus=others is not None, groups=groups)
+    for i, (prediction, truth) in enumerate(zip(predictions, truths, strict=True)):
+        judge.frame(row(i, bag=bag), image(), prediction, truth, None if others is None else others[i])
+    return judge.partial(bag, len(predictions), ["front"])
+
+
+def test_truths_that_hold_a_group_are_judged_as_if_it_was_one_class():
+    """Equal to a model and a truth that both know two classes only: road, and the group."""
+    predictions, truths, others = (masks(seed, 4) for seed in (1, 2, 3))
+    partial = grouped(predictions, coarse(truths), others)
+    report = as_report(partial, ABOUT)
+    two = LabelMap("two", ("road", "car/pole"), ((128, 64, 128), (0, 0, 255)))
+    lump = np.array([0, 1, 1, *[255] * 253], np.uint8)
+    judge = Judge(two, versus=True)
+    for i in range(4):
+        judge.frame(row(i), image(), lump[predictions[i]], lump[truths[i]], lump[others[i]])
+    expected = as_report(judge.partial("bag", 4, ["front"]), ABOUT)
+    for name in ("miou", "f_miou", "pixel_accuracy", "boundary_f1"):
+        assert report[name] == pytest.approx(expected[name]) and report[name] > 0
+    assert [entry["name"] for entry in report["classes"]] == ["road", "car", "pole", "car/pole"]
+    for here, there in ((0, 0), (3, 1)):
+        one, other = report["classes"][here], expected["classes"][there]
+        assert one["color"] == other["color"]
+        figures = ("iou", "precision", "recall", "boundary_f1", "share", "predicted_share")
+        assert [one[key] for key in figures] == pytest.approx([other[key] for key in figures])
+        one, other = report["against"]["classes"][here], expected["against"]["classes"][there]
+        assert one["name"] == other["name"] and one["iou"] == pytest.approx(other["iou"])
+        assert [one[key] for key in ("other_iou", "difference")] == pytest.approx(
+            [other["other_iou"], other["difference"]]
+        )
+    for i in (1, 2):
+        assert report["classes"][i]["iou"] is None and report["classes"][i]["predicted_share"] > 0
+    confusion, other = np.array(report["confusion"]), np.array(expected["confusion"])
+    np.testing.assert_array_equal(confusion[3], [other[1, 0], 0, 0, other[1, 1], other[1, 2]])
+    np.testing.assert_array_equal(confusion[0, [0, 4]], other[0, [0, 2]])
+    assert confusion[0, 1:4].sum() == other[0, 1] and confusion[1:3].sum() == 0
+    assert [each["miou"] for each in partial.rows] == pytest.approx([each["miou"] for each in judge._rows])
+
+
+def test_in_pictures_a_prediction_inside_the_true_group_is_no_error():
+    predictions, truths = masks(1, 2), coarse(masks(2, 2))
+    partial = grouped(predictions, truths)
+    assert partial.shown_map().names == ("road", "car", "pole", "car/pole")
+    for raw, shown in zip(partial.worst, partial.shown_worst(), strict=True):
+        right = (raw.truth == 3) & np.isin(raw.prediction, GROUP)
+        assert right.any() and (shown.prediction[right] == 3).all()
+        np.testing.assert_array_equal(shown.prediction[~right], raw.prediction[~right])
+
+
+def test_bags_with_and_without_groups_are_merged():
+    """Also where the same id means another group in each of them."""
+    predictions, truths, others = (masks(seed, 6) for seed in (1, 2, 3))
+    other_group = np.where(truths[4:] == 0, 3, truths[4:]).astype(np.uint8)
+    other_group[truths[4:] == 2] = 3
+    parts = [
+        grouped(predictions[:2], truths[:2], others[:2], groups=(), ids=(0, 1, 2)),
+        grouped(predictions[2:4], coarse(truths[2:4]), others[2:4]),
+        grouped(predictions[4:], other_group, others[4:], groups=((0, 2),), ids=(1, 3)),
+    ]
+    before = [pickle.dumps(part) for part in parts]
+    merged = merge(parts)
+    assert [pickle.dumps(part) for part in parts] == before
+    other_group[other_group == 3] = 4
+    together = [*truths[:2], *coarse(truths[2:4]), *other_group]
+    whole = grouped(predictions, together, others, groups=(GROUP, (0, 2)), ids=(0, 1, 2, 3, 4))
+    assert (merged.groups, merged.truth_ids) == (whole.groups, whole.truth_ids)
+    for name in ("confusion", "predicted"):
+        np.testing.assert_array_equal(getattr(merged, name), getattr(whole, name))
+    # a group's boundary is looked for where truths may hold it
+    np.testing.assert_array_equal(merged.boundary[:, :3], whole.boundary[:, :3])
+    for g, part in ((3, parts[1]), (4, parts[2])):
+        np.testing.assert_array_equal(merged.boundary[:, g], part.boundary[:, 3])
+    for name in ("own", "other", "both"):
+        np.testing.assert_array_equal(getattr(merged.versus, name), getattr(whole.versus, name))
+    for one, other in ((merged.worst, whole.worst), (merged.different, whole.different)):
+        assert len(one) == 6
+        truth_of = {picture.prediction.tobytes(): picture.truth for picture in other}
+        for picture in one:
+            np.testing.assert_array_equal(picture.truth, truth_of[picture.prediction.tobytes()])
+
+
 def test_frames_without_mask_or_usable_truth_are_counted_and_say_why():
     prediction = masks(1, 1)[0]
     judge = Judge(MAP)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from drive_seg.image_messages import ImageError
-from drive_seg.labels import CAMVID11, CITYSCAPES19, LabelMap
+from drive_seg.label_groups import with_groups
+from drive_seg.labels import CAMVID11, CITYSCAPES19, VOC21, LabelMap
 from drive_seg.replay.evaluation.reading import Reading, Slice, StampedMasks, camera_names
 from drive_seg.replay.evaluation.truths import TruthChoice, open_truths, same_classes
 from drive_seg.replay.sources import COMPRESSED, IMAGE, SourceError, Topic
@@ -91,25 +92,48 @@ def test_a_bag_says_what_its_labels_mean(small, tmp_path):
 
 def test_truth_of_other_classes_is_a_remark_unless_it_was_asked_for(small, tmp_path):
     messages = [
-        ("/front/label_map", small.stamp(0), CAMVID11.to_dict()),
+        ("/front/label_map", small.stamp(0), VOC21.to_dict()),
         ("/front/image_raw", small.stamp(0), small.shot(0)),
         ("/front/label_truth", small.stamp(0), small.truth(0) % 11),
     ]
     bag = small.write_bag(tmp_path / "bag", messages)
-    entries, remark = found(bag)
+    entries, remark = found(bag, target=CAMVID11)
     assert entries[0][2] is None
-    assert remark.startswith("No frame is scored: the truth has the classes of 'camvid11', the model those of 'citysc")
-    with pytest.raises(ValueError, match="where nothing is called Pavement, Tree, SignSymbol"):
-        found(bag, TruthChoice(classes="camvid11"))
+    assert remark.startswith("No frame is scored: the truth has the classes of 'voc21', the model those of 'camvid11'")
+    with pytest.raises(ValueError, match="where nothing is called background, aeroplane, bicycle"):
+        found(bag, TruthChoice(classes="voc21"), target=CAMVID11)
     with pytest.raises(ValueError, match="no label map is called 'mine'"):
         found(bag, TruthChoice(classes="mine"))
+
+
+def test_truth_of_coarser_classes_becomes_groups(small, tmp_path):
+    """Each camera's truth by its own label map; a map that only bears a known name is no known map."""
+    ids = np.where(small.truth(0) == 255, 255, small.truth(0) % 11).astype(np.uint8)
+    mine = LabelMap("camvid11", ("asphalt", "car"), ((0, 0, 0), (1, 1, 1)))
+    messages = []
+    for camera, label_map, truth in (("left", CAMVID11, ids), ("right", CITYSCAPES19, small.truth(1))):
+        messages.append((f"/{camera}/label_map", small.stamp(0), label_map.to_dict()))
+        messages.append((f"/{camera}/image_raw", small.stamp(0), small.shot(0)))
+        messages.append((f"/{camera}/label_truth", small.stamp(0), truth))
+    reading = Reading(str(small.write_bag(tmp_path / "bag", messages)))
+    truths, remark = open_truths(NO_WISH, reading, CITYSCAPES19)
+    left, right = (truths.of(taken) for taken in reading)
+    shown = with_groups(CITYSCAPES19, truths.groups)
+    assert remark == "" and set(truths.ids) == set(range(shown.num_classes))
+    for camvid, city in (("Car", "car/truck/bus/train"), ("Tree", "vegetation/terrain"), ("Pedestrian", "person")):
+        np.testing.assert_array_equal(left == shown.names.index(city), ids == CAMVID11.names.index(camvid))
+    np.testing.assert_array_equal(left == 255, ids == 255)
+    np.testing.assert_array_equal(right, small.truth(1))
+    messages[0] = ("/left/label_map", small.stamp(0), mine.to_dict())
+    _, remark = found(small.write_bag(tmp_path / "own", messages), topics=["left/image_raw"])
+    assert "where nothing is called asphalt" in remark
 
 
 def test_a_synthetic_drive_brings_its_truth():
     entries, _ = found("synth:frames=4,size=64x48", part=Slice(start=0.2))
     assert [number for _, number, _ in entries] == [2, 3]
     assert all(truth.shape == (48, 64) for _, _, truth in entries)
-    assert "of 'cityscapes19', the model those of 'camvid11'" in found("synth:frames=1,size=64x48", target=CAMVID11)[1]
+    assert "of 'cityscapes19', the model those of 'voc21'" in found("synth:frames=1,size=64x48", target=VOC21)[1]
 
 
 @pytest.mark.parametrize("name", ["shot_{i}", "{i:06d}", "{i}"])
