@@ -90,16 +90,23 @@ def _rule(loaded: Checkpoint, device: str, precision: str, size: Size, tell: Tel
         if name != compiled.NAME and find_spec(name) is None:
             continue
         try:
-            if precision not in precisions(name):
-                continue
-            if cache.prepared_sizes(form_of(name, precision), loaded.sha256):
+            # Looked up first: what a runtime can do is known only once it is imported, which takes a while.
+            prepared = cache.prepared_sizes(form_of(name, precision), loaded.sha256)
+            if prepared and precision in precisions(name):
                 return name
         except ValueError as error:
             tell(f"runtime auto does not take {name}: {error}")
             continue
-        if name != compiled.NAME or compiled.can_compile():
+        if not prepared and _is_worth_preparing(name, precision):
             unprepared.append(name)
     if unprepared:
         command = how_to_prepare(loaded.path, unprepared[0], size, precision)
         tell(f"runtime auto takes torch: {unprepared[0]} is faster, but not prepared for this model: {command}")
     return "torch"
+
+
+def _is_worth_preparing(name: str, precision: str) -> bool:
+    if name == "onnxruntime":
+        return precision == "fp32"
+    # The processor decides, for OpenVINO as for the compiler.
+    return precision in compiled.precisions("cpu") and (name != compiled.NAME or compiled.can_compile())
