@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,12 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 DOMAINS = 100
 # Where this process looks next; starting at its id keeps concurrent runs apart before the locks have to.
 _next_domain = os.getpid()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C counts for what tests start, also where a shell runs them in the background and so ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

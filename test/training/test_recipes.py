@@ -38,6 +38,7 @@ OWN = {
     "dsnet_camvid11_distilled",
     "dsnet_camvid11_release",
     "dsnet_fbnet_camvid11",
+    "dsnet_fbnet_camvid11_release",
     "dsnet_street19",
     "dsnet_synth19",
 }

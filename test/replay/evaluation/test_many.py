@@ -230,7 +230,7 @@ def test_interrupt_ends_every_process(model, tmp_path):
     arguments = ["replay", "synth:seed=1,frames=100000,size=88x48", "synth:seed=2,frames=100000,size=88x48"]
     arguments += ["--checkpoint", str(model), "-o", str(tmp_path / "out"), "--jobs", "2", "--device", "cpu"]
     command = [sys.executable, "-m", "drive_seg.cli", *arguments, "--runtime", "torch"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while len(workers := children.read_text().split()) < 3:  # two workers, and the tracker of Python's own
@@ -243,12 +243,6 @@ def test_interrupt_ends_every_process(model, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert not (tmp_path / "out" / "report.json").exists()
-
-
-def heed_interrupts():
-    """A group of its own, in which Ctrl-C counts: a shell has what it starts in the background ignore it."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_end(pids):
