@@ -118,10 +118,12 @@ def test_every_published_row_has_a_recipe_of_its_name():
 
 
 def test_stages_follow_one_another():
-    """Each starts from where `drive-seg train` leaves the best checkpoint of the one before, and none twice."""
+    """Each starts from a model of the package, or where `drive-seg train` leaves the best checkpoint of another."""
     for name in RECIPES:
         recipe = load_recipe(CONFIG / f"{name}.yaml")
-        if recipe.warm_start is not None:
+        if recipe.warm_start is not None and "/" not in recipe.warm_start:
+            assert checkpoint.find_model(recipe.warm_start).is_file()
+        elif recipe.warm_start is not None:
             folder, stage, file = recipe.warm_start.split("/")
             assert (folder, file) == ("runs", "best.safetensors") and stage in RECIPES and stage != name
 
