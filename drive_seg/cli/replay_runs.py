@@ -15,7 +15,7 @@ from drive_seg.cli.options import screen, tell
 if TYPE_CHECKING:
     from drive_seg.labels import LabelMap
     from drive_seg.replay.evaluation.deterministic import ModelChoice, Replay, Work
-    from drive_seg.replay.evaluation.judge import Partial
+    from drive_seg.replay.evaluation.partial import Partial
 
 Check = Callable[["LabelMap"], None]
 """Refuses, before any work is done, what does not fit the classes."""

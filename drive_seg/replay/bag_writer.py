@@ -6,7 +6,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rosbags.interfaces import Connection, Qos
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
 
 
@@ -14,7 +22,24 @@ class BagError(RuntimeError):
     """A bag cannot be written; the message is one sentence."""
 
 
+# How rclpy and rosbag2 write that there is no limit.
+_FOREVER = QosTime(9223372036, 854775807)
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+
+
+def reliable(depth: int = 1, latched: bool = False) -> Qos:
+    """What a reliable publisher offers, as the bag's metadata holds it; a latched one also to those who come later."""
+    return Qos(
+        QosHistory.KEEP_LAST,
+        depth,
+        QosReliability.RELIABLE,
+        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        _FOREVER,
+        _FOREVER,
+        QosLiveliness.AUTOMATIC,
+        _FOREVER,
+        False,
+    )
 
 
 class BagWriter:

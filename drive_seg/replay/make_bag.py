@@ -10,11 +10,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_typestore
 
 from drive_seg.labels import LabelMap
-from drive_seg.replay.bag_writer import BagWriter
+from drive_seg.replay.bag_writer import BagWriter, reliable
 from drive_seg.replay.message_types import definition
 from drive_seg.replay.sources.record import CAMERA_INFO, COMPRESSED, IMAGE
 
@@ -24,8 +24,6 @@ _FILES = {
     "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]),
     "png": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 3]),
 }
-# How rclpy and rosbag2 write that there is no limit.
-_FOREVER = QosTime(9223372036, 854775807)
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ class _FrameWriter:
     def _put(self, name: str, kind: str, time_ns: int, message: Any) -> None:
         if name not in self._connections:
             text, type_hash = definition(kind)
-            qos = _qos(latched=name == "label_map")
+            qos = reliable(1, latched=True) if name == "label_map" else reliable(10)
             self._connections[name] = self._bag.add(f"{self._prefix}/{name}", kind, text, type_hash, [qos])
         self._bag.write(self._connections[name], time_ns, bytes(self._store.serialize_cdr(message, kind)))
 
@@ -170,18 +168,3 @@ def _check(frame: LabelledFrame, classes: int) -> None:
             f"the calibration is for {info.width}x{info.height} pixels, but the image at {frame.stamp_ns} ns has "
             f"{width}x{height}"
         )
-
-
-def _qos(latched: bool) -> Qos:
-    """What the publishers of such topics offer: reliable; latched ones also to those who come later."""
-    return Qos(
-        QosHistory.KEEP_LAST,
-        1 if latched else 10,
-        QosReliability.RELIABLE,
-        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
-        _FOREVER,
-        _FOREVER,
-        QosLiveliness.AUTOMATIC,
-        _FOREVER,
-        False,
-    )

@@ -23,7 +23,7 @@ from drive_seg.segmenter import Segmentation
 PATIENCE_S = 30.0
 
 
-class StubOutputs:
+class RecordingOutputs:
     """Remembers what was to be published."""
 
     def __init__(self) -> None:
@@ -45,11 +45,11 @@ class StubOutputs:
         self.times.append((processing_ms, pipeline_ms))
 
 
-class StubCamera:
+class SlotCamera:
     """The slot, health and outputs of a camera, without DDS."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.health, self.outputs = name, CameraHealth(), StubOutputs()
+        self.name, self.health, self.outputs = name, CameraHealth(), RecordingOutputs()
         self.newest: Frame | None = None
         self.health.activate()
 
@@ -74,7 +74,7 @@ class StubCamera:
         return {fate: count for fate, count in self.health.ledger.count().ended.items() if count}
 
 
-class StubSegmenter:
+class BlueChannelSegmenter:
     """Labels an image with its blue channel modulo 19; raises for images with the value 200."""
 
     label_map = CITYSCAPES19
@@ -100,8 +100,8 @@ class Bench:
     """A worker with three cameras."""
 
     def __init__(self) -> None:
-        self.cameras = [StubCamera(name) for name in ("a", "b", "c")]
-        self.segmenter = StubSegmenter()
+        self.cameras = [SlotCamera(name) for name in ("a", "b", "c")]
+        self.segmenter = BlueChannelSegmenter()
         self.tuning = Tuning(max_age_ns=None, overlay_alpha=0.5, publish_confidence=False)
         logger = get_logger("worker_test")
         self.worker = Worker(self.segmenter, self.cameras, Clock(), lambda: self.tuning, logger)
@@ -274,7 +274,7 @@ def test_a_pause_ends_frames_as_withheld_even_the_one_in_hand(bench: Bench) -> N
 
 
 def test_a_successor_takes_over_after_the_batch_in_hand(bench: Bench) -> None:
-    successor, taken_over = StubSegmenter(), threading.Event()
+    successor, taken_over = BlueChannelSegmenter(), threading.Event()
     successor.label_map = CAMVID11
     bench.segmenter.may_go.clear()
     bench.give(1)

@@ -9,27 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from drive_seg.dds_profile import large_image_environment
+from drive_seg.replay.bag_writer import reliable
 
 BEGIN_NS = 1_700_000_000_000_000_000
-FOREVER = QosTime(9223372036, 854775807)
-LATCHED = Qos(
-    QosHistory.KEEP_LAST,
-    1,
-    QosReliability.RELIABLE,
-    QosDurability.TRANSIENT_LOCAL,
-    FOREVER,
-    FOREVER,
-    QosLiveliness.AUTOMATIC,
-    FOREVER,
-    False,
-)
+LATCHED = reliable(latched=True)
 
 
 def picture(index: int, width: int = 32, height: int = 24) -> np.ndarray:

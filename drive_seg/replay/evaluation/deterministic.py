@@ -12,9 +12,10 @@ from time import perf_counter
 import numpy as np
 
 from drive_seg.image_messages import ImageError
-from drive_seg.replay.evaluation.judge import Judge, Partial
+from drive_seg.replay.evaluation.judge import Judge
 from drive_seg.replay.evaluation.masks import MaskFile, Overlays
 from drive_seg.replay.evaluation.output import MASKS
+from drive_seg.replay.evaluation.partial import Partial
 from drive_seg.replay.evaluation.reading import Reading, Slice, Taken
 from drive_seg.replay.evaluation.records import FrameRow, new_row
 from drive_seg.replay.evaluation.rivals import OtherModel, OtherRun, Rival, is_run

@@ -12,7 +12,7 @@ import numpy as np
 
 from drive_seg.image_messages import ImageError
 from drive_seg.replay.evaluation.deterministic import Models, Replay, Work
-from drive_seg.replay.evaluation.judge import Partial
+from drive_seg.replay.evaluation.partial import Partial
 from drive_seg.replay.evaluation.reading import Reading, StampedMasks, Taken
 from drive_seg.replay.evaluation.recorded import SAME_CLOCK_NS, LiveRecording
 from drive_seg.replay.evaluation.records import FATES, LOST, FrameRow

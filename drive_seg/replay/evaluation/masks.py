@@ -11,12 +11,12 @@ from types import TracebackType
 
 import cv2
 import numpy as np
-from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from drive_seg.labels import LabelMap
 from drive_seg.overlay import blend, legend_panel
-from drive_seg.replay.bag_writer import BagError, BagWriter
+from drive_seg.replay.bag_writer import BagError, BagWriter, reliable
 from drive_seg.replay.video import OverlayVideo
 
 IMAGE, STRING, LABEL_INFO = "sensor_msgs/msg/Image", "std_msgs/msg/String", "vision_msgs/msg/LabelInfo"
@@ -29,7 +29,6 @@ DEFINITIONS = {
 
 ALPHA = 0.5
 WIDEST = 1280
-FOREVER = QosTime(9223372036, 854775807)
 
 
 def typestore():
@@ -112,20 +111,8 @@ class MaskFile:
         self._labels[camera] = self._add(f"{prefix}/label", IMAGE)
 
     def _add(self, topic: str, kind: str, latched: bool = False) -> Connection:
-        durability = QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE
-        offered = Qos(
-            QosHistory.KEEP_LAST,
-            1,
-            QosReliability.RELIABLE,
-            durability,
-            FOREVER,
-            FOREVER,
-            QosLiveliness.AUTOMATIC,
-            FOREVER,
-            False,
-        )
         text, _ = self._store.generate_msgdef(kind, ros_version=2)
-        return self._bag.add(topic, kind, text, self._store.hash_rihs01(kind), [offered])
+        return self._bag.add(topic, kind, text, self._store.hash_rihs01(kind), [reliable(latched=latched)])
 
     def _write(self, connection: Connection, time_ns: int, message: object, kind: str) -> None:
         self._bag.write(connection, time_ns, bytes(self._store.serialize_cdr(message, kind)))

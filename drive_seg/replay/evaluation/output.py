@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drive_seg.files import write_atomically
-from drive_seg.replay.evaluation.judge import Partial
+from drive_seg.replay.evaluation.partial import Partial
 from drive_seg.replay.evaluation.records import COLUMNS, FrameRow
 
 REPORT, PAGE, FRAMES, MASKS = "report.json", "report.html", "frames.csv", "masks.mcap"

@@ -14,7 +14,7 @@ import numpy as np
 
 from drive_seg.metrics import ConfusionMatrix, mean
 from drive_seg.replay.evaluation import flicker
-from drive_seg.replay.evaluation.judge import Partial, Versus
+from drive_seg.replay.evaluation.partial import Partial, Versus
 from drive_seg.replay.evaluation.records import FATES, LOST, FrameRow, Report
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime", "rosbags")

@@ -18,18 +18,7 @@ _FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinition
 class ScannedSqlite:
     """The messages of a sqlite3 bag up to its first damage, found by reading it once in the order of writing.
 
-    It has the members of a rosbags reader that are used here.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ValueError: not a single message can be read; the message says why.
-
-    Attributes:
-        damage: what ended the reading, empty if all could be read.
-        connections: topics with their number of messages.
-        message_count, start_time, end_time: as rosbags counts them, of what can be read; the end is exclusive.
+    Its members and errors are those of :class:`drive_seg.replay.sources.scanned.ScannedFile`.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,6 +1,7 @@
 """A small untrained model, and small bags with images and labels."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
+from drive_seg.cli import main
 from drive_seg.labels import CITYSCAPES19, LabelMap
 from drive_seg.segmenter import Segmenter
 
@@ -114,3 +116,19 @@ def small() -> SimpleNamespace:
     return SimpleNamespace(
         size=SIZE, step_ns=STEP_NS, stamp=stamp, shot=shot, truth=truth_of, write_bag=write_bag, save_model=save_model
     )
+
+
+@pytest.fixture
+def replay(monkeypatch, capsys):
+    """Runs the command in this process; gives what it said in one line."""
+
+    def run(*arguments, expect=0):
+        command = ["replay", "--device", "cpu", "--runtime", "torch", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", ["drive-seg", *command])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = " ".join(capsys.readouterr().err.split())
+        assert (ended.value.code or 0) == expect, said
+        return said
+
+    return run

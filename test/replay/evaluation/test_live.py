@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from drive_seg.cli import main
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.replay.evaluation.deterministic import ModelChoice, Work
 from drive_seg.replay.evaluation.live import LiveReplay
@@ -27,22 +25,6 @@ MS = 1_000_000
 WALL_NS = 1_800_000_000_000_000_000
 SAME = ("bag", "camera", "index", "stamp_ns", "time_s", "fate", "miou", "pixel_accuracy", "boundary_f1")
 ENDS = ("published", "dropped", "expired", "rejected", "failed", "withheld")
-
-
-@pytest.fixture
-def replay(monkeypatch, capsys):
-    """Runs the command in this process; gives what it said in one line."""
-
-    def run(*arguments, expect=0):
-        command = ["replay", "--device", "cpu", "--runtime", "torch", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", ["drive-seg", *command])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = " ".join(capsys.readouterr().err.split())
-        assert (ended.value.code or 0) == expect, said
-        return said
-
-    return run
 
 
 def rows_of(folder):

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drive_seg.cli import main
 from drive_seg.replay.evaluation import many
 from drive_seg.replay.evaluation.bags import find_sources, names_of
 from drive_seg.replay.evaluation.deterministic import ModelChoice, Models, Replay, Work
-from drive_seg.replay.evaluation.judge import merge
+from drive_seg.replay.evaluation.partial import merge
 from drive_seg.replay.evaluation.pool import Pool, Watcher, WorkerError
 from drive_seg.replay.evaluation.report import About, as_report
 from drive_seg.replay.sources import SourceError
@@ -50,22 +49,6 @@ def drives(small, tmp_path_factory):
 @pytest.fixture(scope="module")
 def choice(model):
     return ModelChoice(str(model), "cpu", "auto", "torch")
-
-
-@pytest.fixture
-def replay(monkeypatch, capsys):
-    """Runs the command in this process; gives what it said in one line."""
-
-    def run(*arguments, expect=0):
-        command = ["replay", "--device", "cpu", "--runtime", "torch", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", ["drive-seg", *command])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = " ".join(capsys.readouterr().err.split())
-        assert (ended.value.code or 0) == expect, said
-        return said
-
-    return run
 
 
 def report_of(folder):

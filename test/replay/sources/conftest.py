@@ -9,10 +9,11 @@ import pytest
 import yaml
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+
+from drive_seg.replay.bag_writer import reliable
 
 S = 1_000_000_000
 BEGIN_NS = 1_700_000_000 * S
@@ -20,18 +21,7 @@ TOPIC = "/front/image_raw"
 IMAGE = "sensor_msgs/msg/Image"
 STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 STORE = get_typestore(Stores.ROS2_JAZZY)
-FOREVER = QosTime(9223372036, 854775807)
-LATCHED = Qos(
-    QosHistory.KEEP_LAST,
-    1,
-    QosReliability.RELIABLE,
-    QosDurability.TRANSIENT_LOCAL,
-    FOREVER,
-    FOREVER,
-    QosLiveliness.AUTOMATIC,
-    FOREVER,
-    False,
-)
+LATCHED = reliable(latched=True)
 
 
 class Pictures:
