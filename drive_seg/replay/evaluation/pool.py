@@ -6,6 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class Pool:
         try:
             while left or self._workers:
                 while left and len(self._workers) < self._jobs:
-                    self._workers.append(_Worker(self._context, self._job, len(self._workers)))
+                    with _without_interrupts():
+                        self._workers.append(_Worker(self._context, self._job, len(self._workers)))
                 for worker in self._ready():
                     self._serve(worker, left)
         finally:
@@ -138,8 +140,7 @@ class _Worker:
         self.process: BaseProcess = context.Process(
             target=_work, args=(theirs, job, number == 0), name=f"replay {number}", daemon=True
         )
-        with _without_interrupts():
-            self.process.start()
+        self.process.start()
         theirs.close()
 
     def begin(self, work: Work) -> None:
@@ -186,15 +187,36 @@ def _work(connection: Connection, job: Job, is_first: bool) -> None:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """What is started here never gets a Ctrl-C, which reaches every process of a terminal: its parent ends it."""
+    """What is started here never gets a Ctrl-C, which reaches every process of a terminal: its parent ends it.
+
+    A Ctrl-C to the parent meanwhile is acted upon afterwards, so that no process is left half started.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with _postponed_interrupts():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _postponed_interrupts() -> Iterator[None]:
+    """The mask is of one thread: Python's handler still runs, in the main one, when another thread takes a Ctrl-C."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *details: came.append(details))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if came:
+        handler(*came[-1])
 
 
 def _how_it_ended(exitcode: int | None) -> str:
