@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, Contract
+from drive_seg.decision import decide, to_size
 from drive_seg.labels import LabelMap
 from drive_seg.runtimes import MULTIPLE, Runtime, Size, choice, onnx_file
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
@@ -180,7 +181,7 @@ class Segmenter:
             clock.lap("preprocess")
             output = self._network(batch)
             clock.lap("network")
-            ids, sureness = _decide(output, confidence) if self.gives_confidence else (output, None)
+            ids, sureness = decide(output, confidence) if self.gives_confidence else (output, None)
             for place, i in enumerate(members):
                 results[i] = self._finish(ids[place], None if sureness is None else sureness[place], images[i])
             clock.lap("postprocess")
@@ -208,27 +209,10 @@ class Segmenter:
 
     def _finish(self, ids: Tensor, sureness: Tensor | None, image: np.ndarray) -> Segmentation:
         """Back to the image's own size by nearest neighbour, and to numpy."""
-        label = _to_size(ids, image.shape[:2]).cpu().numpy()
+        label = to_size(ids, image.shape[:2]).cpu().numpy()
         if sureness is None:
             return Segmentation(label)
-        return Segmentation(label, _to_size(sureness, image.shape[:2]).cpu().numpy())
-
-
-def _decide(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
-    """[B, C, h, w] -> ids uint8 [B, h, w], and 255 x softmax maximum uint8 [B, h, w] if asked for."""
-    if not confidence:
-        # not argmax: on a CPU it takes three times as long where each class is a plane of its own (ONNX, OpenVINO)
-        return logits.max(1).indices.to(torch.uint8), None
-    largest, ids = logits.float().max(1)
-    # softmax maximum = 1 / sum exp(logit - largest)
-    total = (logits.float() - largest.unsqueeze(1)).exp().sum(1)
-    return ids.to(torch.uint8), (255.0 / total).round().to(torch.uint8)
-
-
-def _to_size(plane: Tensor, size: Size) -> Tensor:
-    if plane.shape == size:
-        return plane
-    return F.interpolate(plane[None, None], size, mode="nearest-exact")[0, 0]
+        return Segmentation(label, to_size(sureness, image.shape[:2]).cpu().numpy())
 
 
 def network_size(input_size: Size, height: int, width: int) -> Size:
