@@ -103,6 +103,7 @@ class SegmentationData(lightning.LightningDataModule):
 
     Attributes:
         targets: what the ids of the labels mean, and their shares in the training labels.
+        val_ids: the ids that validation labels can hold.
 
     Raises:
         ValueError: if a dataset is unknown or broken, or smaller than one batch.
@@ -121,6 +122,7 @@ class SegmentationData(lightning.LightningDataModule):
             raise ValueError(f"{len(self._train_set)} training images do not fill one batch of {size}")
         counts = self._train_set.counts(class_counts)[: classes.num_classes + len(groups)]
         self.targets = Targets(classes, tuple(groups), counts / max(counts.sum(), 1))
+        self.val_ids = self._val_set.ids()
         self._train: Batches | None = None
         self._val: Batches | None = None
         self._by_class: ClassUniform | None = None

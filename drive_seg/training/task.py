@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import lightning
@@ -32,6 +33,7 @@ class SegmentationTask(lightning.LightningModule):
         steps_per_epoch: for the learning rate.
         resumes: all weights will come from a training checkpoint, so the files that the recipe starts from are not
             read and may be gone. Teachers are read always.
+        val_ids: the ids that validation labels can hold, which are those that are scored; all of them if not given.
 
     Batches are image uint8 BGR [B, 3, H, W] and label uint8 [B, H, W].
 
@@ -45,6 +47,7 @@ class SegmentationTask(lightning.LightningModule):
         targets: Targets,
         steps_per_epoch: int,
         resumes: bool = False,
+        val_ids: Iterable[int] | None = None,
     ) -> None:
         super().__init__()
         self.recipe, self.targets, self.steps_per_epoch = recipe, targets, steps_per_epoch
@@ -55,6 +58,7 @@ class SegmentationTask(lightning.LightningModule):
         self.losses = WeightedSum(recipe.losses, targets)
         self.teachers = Teachers(recipe.teachers, label_map)
         self.confusion = ConfusionMatrix(label_map.num_classes, targets.groups)
+        self.val_ids = frozenset(range(targets.num_targets) if val_ids is None else val_ids)
         if recipe.compile:
             self.network.compile()
         if not resumes:
@@ -146,17 +150,17 @@ class SegmentationTask(lightning.LightningModule):
             self.log(name, value, prog_bar=name == self.recipe.best, sync_dist=together)
 
     def validation_iou(self) -> dict[str, float | None]:
-        """IoU of each class and group by name, None where the validation labels hold none of it."""
-        labelled = self.confusion.counts.sum(1) > 0
-        iou = self.confusion.iou()
-        return {n: float(v) if here else None for n, v, here in zip(self.targets.names, iou, labelled, strict=True)}
+        """IoU of each class and group by name, None for one that is neither in the validation labels nor predicted, or
+        that they cannot hold. One that is only predicted has an IoU of 0, as in ``drive-seg evaluate``."""
+        iou = [None if np.isnan(v) or i not in self.val_ids else float(v) for i, v in enumerate(self.confusion.iou())]
+        return dict(zip(self.targets.names, iou, strict=True))
 
     def scores(self) -> dict[str, float]:
         """The last validation's figures; NaN where its labels hold nothing that they could be taken over.
 
-        ``val_miou`` is the mean over classes and groups that the labels hold, ``val_f_miou`` the mean over those of
-        the foreground (FBNet, section 4.1; a group belongs to it if all of its classes do), ``val_accuracy`` the share
-        of labelled pixels that are right.
+        ``val_miou`` is the mean of :meth:`validation_iou`, ``val_f_miou`` the mean over those of the foreground (FBNet,
+        section 4.1; a group belongs to it if all of its classes do), ``val_accuracy`` the share of labelled pixels that
+        are right.
         """
         foreground = set(self.label_map.foreground())
         names = self.targets.names

@@ -46,7 +46,7 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
     data = SegmentationData(recipe)
     last = folder / "last.ckpt"
     resumes = resume and last.is_file()
-    task = SegmentationTask(recipe, data.targets, data.steps_per_epoch, resumes)
+    task = SegmentationTask(recipe, data.targets, data.steps_per_epoch, resumes, data.val_ids)
     several = recipe.devices * recipe.nodes > 1
     if several:
         task.freeze_unused()

@@ -168,9 +168,11 @@ def test_a_group_is_painted_as_its_first_class():
 def test_scores_by_hand(tiny_recipe):
     """Classes 3 (Road) and 8 (Car), and the groups {1, 3} and {7, 8}, of which the second is foreground alone.
 
-    A class is judged where the label tells whether it is there, a group by its classes' pixels as well as its own.
+    A class is judged where the label tells whether it is there, a group by its classes' pixels as well as its own. What
+    the labels cannot hold (0, 1, 7) is not scored; 5 they could hold, so predicting it costs.
     """
-    task = SegmentationTask(tiny_recipe(), Targets(CAMVID11, ((1, 3), (7, 8)), np.full(13, 1 / 13)), 2)
+    targets = Targets(CAMVID11, ((1, 3), (7, 8)), np.full(13, 1 / 13))
+    task = SegmentationTask(tiny_recipe(), targets, 2, val_ids=[3, 5, 8, 9, 11, 12])
     assert np.isnan(task.scores()["val_miou"])
     truth = np.array([3, 3, 3, 8, 11, 11, 12, 12, 255], np.uint8)
     guess = np.array([3, 3, 8, 8, 1, 0, 7, 8, 5], np.uint8)
@@ -179,6 +181,10 @@ def test_scores_by_hand(tiny_recipe):
     assert scores["val_miou"] == pytest.approx((2 / 3 + 1 / 2 + 3 / 5 + 3 / 4) / 4)
     assert scores["val_f_miou"] == pytest.approx((1 / 2 + 3 / 4) / 2)
     assert scores["val_accuracy"] == pytest.approx(6 / 8)
+    task.confusion.update(np.array([5], np.uint8), np.array([3], np.uint8))
+    iou = task.validation_iou()
+    assert iou["Tree"] == 0 and iou["Pedestrian"] is None and iou["Fence"] is None
+    assert task.scores()["val_miou"] == pytest.approx((2 / 4 + 0 + 1 / 2 + 3 / 6 + 3 / 4) / 5)
 
 
 def test_the_best_checkpoint_is_chosen_by_the_metric_asked_for(tiny_recipe, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from drive_seg.label_groups import known_meaning, translation
-from drive_seg.labels import LabelMap
+from drive_seg.labels import VOID, LabelMap
 
 
 class Joined:
@@ -51,6 +51,11 @@ class Joined:
     def place(self, i: int) -> tuple[int, int]:
         """(number of the dataset, sample within it) of sample i: equal for repeated ones."""
         return self._places[i]
+
+    def ids(self) -> list[int]:
+        """The targets that the labels can hold, in order."""
+        tables = (np.arange(self.label_map.num_classes) if table is None else table for table in self._tables)
+        return np.setdiff1d(np.concatenate([np.zeros(0, int), *tables]), [VOID]).tolist()
 
     def name_of(self, i: int) -> str:
         number, place = self._places[i]
