@@ -16,6 +16,7 @@ from drive_seg.networks import SegmentationOutput
 from drive_seg.networks.layers import resize
 from drive_seg.training.losses.border import BorderFocalLoss
 from drive_seg.training.losses.distillation import Distillation
+from drive_seg.training.losses.overlap import LovaszSoftmax
 from drive_seg.training.losses.pixelwise import (
     CrossEntropy,
     FocalLoss,
@@ -96,6 +97,7 @@ class PointwiseStageLoss(_Supervision):
 
 
 _LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "lovasz": LovaszSoftmax,
     "sel": SemanticEncodingLoss,
     "bwbce": BlockPresenceLoss,
     "border": BorderFocalLoss,
