@@ -12,7 +12,7 @@ from std_srvs.srv import SetBool
 from drive_seg.node import parameters
 from drive_seg.node.camera import PAUSED, SKIPPED, Camera
 from drive_seg.node.ledger import Fate
-from drive_seg.node.overload import Degradation, Load, Step, plan
+from drive_seg.node.overload import ROOM_S, ROOM_S_MAX, Degradation, Load, Step, plan
 from drive_seg.node.parameters import Degrading
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Control:
         self._degrading: Degrading | None = None
         self._degradation: Degradation | None = None
         self._before: tuple[float, float, int, int] | None = None
+        self._retry_at, self._retry_s = float("-inf"), ROOM_S
         node.create_service(SetBool, "~/enable", self._enable)
 
     def activated(self, worker: Worker, change: ModelChange) -> None:
@@ -54,18 +55,27 @@ class Control:
         return self._degradation is not None and camera in self._degradation.step.skipped
 
     def describe_degradation(self) -> str:
-        """For the diagnostics: ``off``, ``no``, or which step is taken."""
-        return self._degradation.describe() if self._degradation else "off"
+        """For the diagnostics: ``off``, ``no``, or which step is taken, and whether the network's input lags behind."""
+        said = self._degradation.describe() if self._degradation else "off"
+        if self._change is None or self._change.busy or self._change.scale == self._scale:
+            return said
+        return f"{said}, but still with network input x{self._change.scale:g}"
 
     def image_sizes(self) -> list[tuple[int, int]]:
         """(height, width) of the latest image of each camera that sent one since the node became active."""
         return self._worker.image_sizes() if self._worker else []
 
     def scale_failed(self, scale: float) -> None:
-        """The model cannot be had with this factor for its input."""
-        if self._degradation is not None and scale < 1.0:
+        """The model cannot be had with this factor for its input, and goes on with another."""
+        now, running = time.monotonic(), self._change.scale
+        if self._degradation is not None and scale < running:
             self._degradation.forbid_scale(scale)
-            self._apply()
+        elif self._degradation is None or not self._degradation.fall_back(running):
+            # No step has the input that goes on, or nothing is to be given up: only the larger one will do.
+            self._retry_at, self._retry_s = now + self._retry_s, min(2 * self._retry_s, ROOM_S_MAX)
+            return
+        self._node.get_logger().warning(f"degraded under overload: {self._degradation.describe()}")
+        self._apply()
 
     def look(self) -> None:
         """Look at the load; call it about once a second."""
@@ -75,9 +85,10 @@ class Control:
         if degrading != self._degrading:
             self._degrading = degrading
             self._plan(degrading)
+        now = time.monotonic()
+        self._try_again(now)
         if self._degradation is None:
             return
-        now = time.monotonic()
         load = self._load_since_last_look(now)
         if self.paused or self._change.busy or load is None:
             self._degradation.look_anew(now)
@@ -112,6 +123,18 @@ class Control:
 
     # Degradation
 
+    @property
+    def _scale(self) -> float:
+        """The factor for the sides of the network's input that is wanted now."""
+        return self._degradation.step.scale if self._degradation else 1.0
+
+    def _try_again(self, now: float) -> None:
+        """Ask once more for an input that could not be had when it was asked for."""
+        if self._change.scale == self._scale:
+            self._retry_s = ROOM_S
+        elif not self._change.busy and now >= self._retry_at:
+            self._change.shrink(self._scale)
+
     def _plan(self, degrading: Degrading) -> None:
         had_given_up = self._degradation is not None and self._degradation.step != Step()
         self._degradation, self._before = None, None
@@ -130,7 +153,7 @@ class Control:
     def _apply(self) -> None:
         self._before = None
         self._hold_back()
-        self._change.shrink(self._degradation.step.scale if self._degradation else 1.0)
+        self._change.shrink(self._scale)
 
     def _load_since_last_look(self, now: float) -> Load | None:
         """None at the first look."""

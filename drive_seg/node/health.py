@@ -241,6 +241,8 @@ class CameraHealth:
         masks = "masks come" if fps is None else f"masks come at {fps:.1f} fps"
         if about.degraded.startswith("step"):
             return Verdict("active", DiagnosticStatus.WARN, f"{masks}; degraded under overload: {about.degraded}")
+        if about.degraded not in ("off", "no"):
+            return Verdict("active", DiagnosticStatus.WARN, f"{masks}; degrade: {about.degraded}")
         return Verdict("active", DiagnosticStatus.OK, masks)
 
     def _describe_doubts(self) -> str:

@@ -97,7 +97,8 @@ class ModelChange:
         """
         Args:
             sizes: says the (height, width) of the images that come, for which a model is made ready.
-            scale_failed: called when the model cannot be had with this factor for its input.
+            scale_failed: called when the model cannot be had with this factor for its input; the one that runs goes
+                on with its own.
         """
         self._node, self._hand_over, self._sizes, self._scale_failed = node, hand_over, sizes, scale_failed
         self.model: Model | None = None
@@ -113,6 +114,11 @@ class ModelChange:
     def busy(self) -> bool:
         """Another model is on its way."""
         return self._load is not None or self._arriving is not None
+
+    @property
+    def scale(self) -> float:
+        """The factor for the sides of the network's input with which the model runs."""
+        return self._running.scale if self.model is not None else 1.0
 
     @property
     def gives_confidence(self) -> bool:

@@ -143,9 +143,31 @@ class Degradation:
         self._steps = [step for step in self._steps if step.scale > scale]
         self._place = min(self._place, len(self._steps) - 1)
 
+    def fall_back(self, scale: float) -> bool:
+        """The larger input of a step up cannot be had: back to the next step with the one that goes on.
+
+        The next attempt waits twice as long, as after any step up that did not hold.
+
+        Args:
+            scale: of the input that goes on.
+
+        Returns:
+            False if there is no such step.
+        """
+        place = next((i for i, step in enumerate(self._steps) if i >= self._place and step.scale == scale), None)
+        if place is None:
+            return False
+        self._place, self._stepped_up = place, None
+        self._wait_longer()
+        return True
+
+    def _wait_longer(self) -> None:
+        self._room_s = min(2 * self._room_s, ROOM_S_MAX)
+
     def _step_down(self, now: float) -> bool:
         if self._stepped_up is not None:
-            self._stepped_up, self._room_s = None, min(2 * self._room_s, ROOM_S_MAX)
+            self._stepped_up = None
+            self._wait_longer()
         moved = self._place < len(self._steps) - 1
         self._place += moved
         self.look_anew(now)

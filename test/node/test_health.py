@@ -165,6 +165,11 @@ def test_paused_and_skipped_are_states_of_their_own(health: CameraHealth) -> Non
         b"\x01",
         "masks come; degraded under overload: step 1 of 2: skipping rear",
     )
+    assert verdict(degraded="off, but still with network input x0.75") == (
+        "active",
+        b"\x01",
+        "masks come; degrade: off, but still with network input x0.75",
+    )
     assert verdict(degraded="no")[:2] == ("active", b"\x00")
     health.deactivate()
     assert verdict(paused=True)[0] == "inactive"

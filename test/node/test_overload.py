@@ -1,12 +1,21 @@
 """When work is given up and taken up again: the state machine against simulated loads."""
 
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 
 from drive_seg.image_messages import to_image
+from drive_seg.node import control
+from drive_seg.node.health import About
 from drive_seg.node.overload import (
     OVERLOAD_S,
     PROBATION_S,
@@ -18,6 +27,7 @@ from drive_seg.node.overload import (
     plan,
     rank,
 )
+from drive_seg.node.segmentation_node import SegmentationNode
 
 CAMERAS = ("front", "left", "rear")
 FPS = 10.0
@@ -181,6 +191,114 @@ def test_an_input_size_that_cannot_be_had_is_left_out() -> None:
     vehicle.drive(60)
     assert vehicle.step == Step(("left", "rear"))
     assert vehicle.degradation.describe() == "step 2 of 2: skipping left, rear"
+
+
+def test_a_larger_input_that_cannot_be_had_is_tried_ever_less_often() -> None:
+    vehicle = Vehicle(3.0)
+    vehicle.drive(60)
+    vehicle.frame_s, vehicle.changes, tries = 0.01, [], []
+    for _ in range(200):
+        vehicle.drive(1)
+        if vehicle.step.scale > 0.5:
+            tries.append(vehicle.now)
+            assert vehicle.step.scale == 0.75
+            assert vehicle.degradation.fall_back(0.5)
+            assert vehicle.step == Step(("left", "rear"), 0.5), "what goes on"
+            vehicle.degradation.look_anew(vehicle.now)
+    assert np.diff(tries).tolist() == [2 * ROOM_S, 4 * ROOM_S, 8 * ROOM_S]
+    vehicle.drive(16 * ROOM_S + PROBATION_S + 4 * ROOM_S)
+    assert vehicle.step == Step(), "once it is to be had"
+
+
+def test_there_may_be_no_step_with_the_input_that_goes_on() -> None:
+    degradation = Degradation(plan(CAMERAS, ("cameras",)), 3)
+    assert not degradation.fall_back(0.75)
+    assert degradation.step == Step()
+
+
+class Overloaded:
+    """A node in this process with one camera, whose control is shown loads and a clock of our own."""
+
+    def __init__(self, context: Context, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        given = {"model": str(model), "device": "cpu", "cameras": ["only"], "degrade": True}
+        overrides = [Parameter(name, value=value) for name, value in given.items()]
+        self.node = SegmentationNode(context=context, parameter_overrides=overrides, use_global_arguments=False)
+        assert self.node.autostart()
+        self.now, self.load = 0.0, Load(0, 0, 0.0)
+        monkeypatch.setattr(control, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(control.Control, "_load_since_last_look", lambda control, now: self.load)
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self.node)
+
+    def pass_seconds(self, count: float) -> None:
+        for _ in range(int(count)):
+            self.now += 1.0
+            self.node._control.look()
+
+    def about(self, done: Callable[[About], bool]) -> About:
+        """What the diagnostics say of the camera, once it is so; models are loaded meanwhile, and no time passes."""
+        end = time.monotonic() + 120
+        while not done(about := self.node._about(self.node.cameras[0])):
+            assert time.monotonic() < end, about
+            self._executor.spin_once(timeout_sec=0.05)
+        return about
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.trigger_shutdown()
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def overloaded(
+    ros_context: Context, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Overloaded]:
+    """Its model's file is a copy that may be spoilt; its timer, which would look too, is not spun before ``about``."""
+    shutil.copy(model_file, tmp_path / "own.safetensors")
+    made = Overloaded(ros_context, tmp_path / "own.safetensors", monkeypatch)
+    yield made
+    made.close()
+
+
+def test_a_larger_input_that_cannot_be_loaded_leaves_the_step_that_goes_on(
+    overloaded: Overloaded, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.safetensors"
+    whole = file.read_bytes()
+    overloaded.load = Load(10, 20, 1.0)
+    overloaded.pass_seconds(OVERLOAD_S + 2)
+    overloaded.about(lambda about: about.network_input == "48x72")
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+
+    overloaded.load = Load(30, 0, 0.1)
+    overloaded.pass_seconds(ROOM_S + 1)
+    about = overloaded.about(lambda about: about.model_change.startswith("refused"))
+    assert (about.degraded, about.network_input) == ("step 1 of 2: network input x0.75", "48x72")
+    overloaded.pass_seconds(2 * ROOM_S - 2)
+    assert overloaded.node._control.describe_degradation() == about.degraded, "not yet again"
+    file.write_bytes(whole)
+    overloaded.pass_seconds(5)
+    about = overloaded.about(lambda about: about.network_input == "64x96")
+    assert (about.degraded, about.model_change) == ("no", "none")
+
+
+def test_an_input_that_shall_not_be_small_any_more_is_tried_until_it_can_be_had(
+    overloaded: Overloaded, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.safetensors"
+    whole = file.read_bytes()
+    overloaded.load = Load(10, 20, 1.0)
+    overloaded.pass_seconds(OVERLOAD_S + 2)
+    overloaded.about(lambda about: about.network_input == "48x72")
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    overloaded.node.set_parameters([Parameter("degrade", value=False)])
+    overloaded.pass_seconds(1)
+    about = overloaded.about(lambda about: about.model_change.startswith("refused"))
+    assert (about.degraded, about.network_input) == ("off, but still with network input x0.75", "48x72")
+    file.write_bytes(whole)
+    overloaded.pass_seconds(ROOM_S + 1)
+    about = overloaded.about(lambda about: about.network_input == "64x96")
+    assert (about.degraded, about.model_change) == ("off", "none")
 
 
 def test_what_is_given_up_is_told() -> None:
