@@ -9,9 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 from geometry_msgs.msg import Point, Pose, Quaternion
 from nav_msgs.msg import MapMetaData, OccupancyGrid
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
@@ -64,6 +66,7 @@ class Planner:
             except ValueError as error:
                 raise ValueError(f"parameter '{camera}.ignore_mask': {error}") from error
         self._subscription: Subscription | None = None
+        self._latched: Subscription | None = None
         self._info: CameraInfo | None = None
         self._classes_of: tuple[LabelMap, Classes] | None = None
         self._ground: Ground | None = None
@@ -73,15 +76,14 @@ class Planner:
     # For the executor
 
     def listen(self, wanted: frozenset[str]) -> None:
-        """Listen to what these outputs need, and to nothing else."""
-        if wanted & NEED_INFO and self._subscription is None:
-            self._subscription = self._node.create_subscription(
-                CameraInfo,
-                self._info_topic,
-                self._on_info,
-                QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
-            )
-        elif not wanted & NEED_INFO and self._subscription is not None:
+        """Listen to what these outputs need, and to nothing else; call it now and then: publishers come and go."""
+        if wanted & NEED_INFO:
+            if self._subscription is None:
+                self._subscription = self._subscribe(ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE)
+            publishers = self._node.get_publishers_info_by_topic(self._subscription.topic_name)
+            self._listen_to_latched(any(map(_is_latched, publishers)))
+        elif self._subscription is not None:
+            self._listen_to_latched(False)
             self._node.destroy_subscription(self._subscription)
             # What is kept would be old when somebody asks again.
             self._subscription = self._info = None
@@ -91,6 +93,28 @@ class Planner:
         """Listen to nothing, and work on nothing any more."""
         self.listen(frozenset())
         self._maker.shutdown(wait=False, cancel_futures=True)
+
+    def _listen_to_latched(self, wanted: bool) -> None:
+        """Hear also what was published before, by a second subscription, which hears none but latched publishers.
+
+        It is there only while one of them is: to a camera driver that latches nothing it is a subscriber with
+        incompatible QoS, and each of these has the driver warn its user.
+        """
+        if wanted and self._latched is None:
+            self._latched = self._subscribe(ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL)
+        elif not wanted and self._latched is not None:
+            self._node.destroy_subscription(self._latched)
+            self._latched = None
+
+    def _subscribe(self, reliability: ReliabilityPolicy, durability: DurabilityPolicy) -> Subscription:
+        return self._node.create_subscription(
+            CameraInfo,
+            self._info_topic,
+            self._on_info,
+            QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability, durability=durability),
+            # A publisher that the one for latched ones cannot hear is heard by the other, and need not be warned of.
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=durability == DurabilityPolicy.VOLATILE),
+        )
 
     def _on_info(self, info: CameraInfo) -> None:
         self._info = info
@@ -206,6 +230,12 @@ class Planner:
         if self._making is None:
             self._making = self._maker.submit(Ground, lens, mounting, self._grid)
         raise UnavailableError("the view of the ground is being worked out")
+
+
+def _is_latched(publisher: TopicEndpointInfo) -> bool:
+    """Whether it sends late subscribers what it has sent before, which takes a reliable publisher."""
+    qos = publisher.qos_profile
+    return qos.durability == DurabilityPolicy.TRANSIENT_LOCAL and qos.reliability == ReliabilityPolicy.RELIABLE
 
 
 def beside(image_topic: str) -> str:

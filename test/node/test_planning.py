@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from nav_msgs.msg import OccupancyGrid
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time as RclpyTime
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -173,6 +174,41 @@ def test_the_node_listens_to_camera_info_only_while_somebody_needs_it(peer: Any,
     camera.wait_for_listener()
     peer.deaf()
     peer.spin_until(lambda: listeners() == 0, "end of the subscription")
+
+
+def test_a_camera_info_that_was_latched_before_the_node_listened_is_heard(
+    peer: Any, node: Any, segmenter: Segmenter, picture: Picture
+) -> None:
+    def durabilities() -> list[DurabilityPolicy]:
+        found = peer.node.get_subscriptions_info_by_topic("/camera/camera_info")
+        return sorted(each.qos_profile.durability for each in found)
+
+    volatile, latched = DurabilityPolicy.VOLATILE, DurabilityPolicy.TRANSIENT_LOCAL
+    peer.spin_until(lambda: not durabilities(), "silence on camera_info")
+    once = peer.node.create_publisher(CameraInfo, "camera/camera_info", QoSProfile(depth=1, durability=latched))
+    once.publish(info_message())
+    infos, images = peer.listen(f"{PREFIX}/camera_info", CameraInfo), peer.publisher("camera/image_raw")
+    header = peer.header()
+    peer.insist(images, to_image(picture(1, HEIGHT, WIDTH), header, "bgr8"), lambda: infos, "camera_info")
+    expected = info_message()
+    expected.header = header
+    assert infos[-1] == expected
+    peer.spin_until(lambda: durabilities() == sorted([volatile, latched]), "both subscriptions in the graph")
+
+    peer.node.destroy_publisher(once)
+    often = peer.node.create_publisher(CameraInfo, "camera/camera_info", 1)
+    peer.spin_until(lambda: durabilities() == [volatile], "nobody whom an ordinary driver would have to warn of")
+    infos.clear()
+    newer = info_message()
+    newer.binning_x = 7
+
+    def heard() -> bool:
+        often.publish(newer)
+        return bool(infos) and infos[-1].binning_x == 7
+
+    peer.insist(images, to_image(picture(1, HEIGHT, WIDTH), peer.header(), "bgr8"), heard, "what it publishes now")
+    peer.node.destroy_publisher(often)
+    assert "incompatible QoS" not in node.log
 
 
 def test_a_camera_info_of_another_size_costs_only_what_needs_it(
