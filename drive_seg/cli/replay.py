@@ -44,7 +44,11 @@ def replay(
         ),
     ] = None,
     truth_map: Annotated[
-        str | None, typer.Option(help="Label map of the truth's ids, as cityscapes19; the model's own if left out.")
+        str | None,
+        typer.Option(
+            help="Label map of the truth's ids, as cityscapes19; if left out that on the topic label_map beside the "
+            "labels, else the model's own."
+        ),
     ] = None,
     against: Annotated[
         str | None,
@@ -55,8 +59,8 @@ def replay(
     require: Annotated[
         list[str] | None,
         typer.Option(
-            help="Exit code 1 unless it holds, as miou>=0.65, iou.road>=95%, latency_p99_ms<=80; repeatable. "
-            "A wrong name lists all names."
+            help="Exit code 1 unless it holds, as miou>=0.65, 'iou.traffic light>=95%', latency_p99_ms<=80; "
+            "repeatable. A wrong name lists all names."
         ),
     ] = None,
     start: Annotated[float, typer.Option(min=0, help="Begin so many seconds after the beginning.")] = 0.0,
@@ -159,7 +163,7 @@ def replay(
     report["requirements"] = [requirement.judge(report) for requirement in required]
     write_report(output, report, judged.partial, judged.written)
     print_json(report, figures)
-    _tell_result(report, judged.partial.rows, output / PAGE, requirements.sentences(report["requirements"]))
+    _tell_result(report, judged.partial.rows, output / PAGE, requirements.sentences(required, report))
 
 
 def _check_together(

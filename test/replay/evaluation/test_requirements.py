@@ -2,9 +2,13 @@
 
 import pytest
 
-from drive_seg.labels import CITYSCAPES19
+from drive_seg.labels import CITYSCAPES19, LabelMap
 from drive_seg.replay.evaluation.requirements import NAMES, figure, parse, sentences
 
+OF_A_CLASS = {
+    **{"iou": 0.2, "precision": 0.3, "recall": 0.4, "boundary_f1": 0.1},
+    **{"share": 0.05, "predicted_share": 0.06},
+}
 REPORT = {
     "miou": 0.65,
     "f_miou": None,
@@ -19,9 +23,23 @@ REPORT = {
     },
     "stalls": [{"camera": "a", "start_s": 1.0, "length_s": 0.7}],
     "bags": [{"status": "ok"}, {"status": "failed"}],
-    "classes": [{"name": "traffic light", "iou": 0.2, "precision": 0.3, "recall": None, "boundary_f1": 0.1}],
-    "against": {"agreement": 0.97, "miou": 0.6, "own_miou": 0.65},
+    "cameras": ["a", "b"],
+    "classes": [
+        {"name": "traffic light", **OF_A_CLASS, "recall": None},
+        {"name": "car", **dict.fromkeys(OF_A_CLASS)},
+        {"name": "truck", **dict.fromkeys(OF_A_CLASS)},
+        {"name": "car/truck", **OF_A_CLASS, "iou": 0.8},
+    ],
+    "against": {
+        "agreement": 0.97,
+        "miou": 0.6,
+        "own_miou": 0.65,
+        "classes": [{"name": "car/truck", "agreement": 0.9, "difference": -0.1}],
+    },
 }
+
+ODD_NAMES = ("a<=b", "100%", "St. Mary", "Fahrrad Weg", "Lane", "lane", "on/off", "Straße")
+ODD = LabelMap("odd", ODD_NAMES, tuple((i, i, i) for i in range(len(ODD_NAMES))))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +63,20 @@ REPORT = {
         ("miou_gain>=0", 0.05, True),
         ("iou.Traffic_Light>=0.2", 0.2, True),
         ("recall.traffic light>=0.2", None, False),
+        ("iou. traffic  LIGHT >= 0.2", 0.2, True),
+        ("predicted_share.traffic light<=10%", 0.06, True),
+        ("iou.car/truck>=0.8", 0.8, True),
+        ("iou.Truck/Car>=0.8", 0.8, True),
+        ("iou.car/bus>=0", None, False),
+        ("agreement.car/truck>=0.8", 0.9, True),
+        ("iou_gain.car/truck>=0", -0.1, False),
+        ("iou_gain.traffic light>=0", None, False),
+        ("mIoU>=0.65", 0.65, True),
+        ("cameras==2", 2, True),
+        ("bags>=2", 2, True),
+        ("frames.dropped<=2", 2, True),
+        ("latency_ms.p99<=80", 80.0, True),
+        ("against.agreement>=0.95", 0.97, True),
     ],
 )
 def test_requirement(text, value, met):
@@ -67,6 +99,8 @@ def test_every_name_can_be_looked_up():
         ("mIoU=>0.5", "is not of the form"),
         ("speed>=1", "no figure is called 'speed'; there are: miou, f_miou"),
         ("iou.unicorn>=1", "'iou.unicorn' names no class of the model: road, sidewalk"),
+        ("iou.car/unicorn>=1", "'iou.car/unicorn' names no class of the model: road, sidewalk"),
+        ("iou.>=1", "no figure is called 'iou.'; there are: .*, iou.CLASS, precision.CLASS"),
     ],
 )
 def test_what_is_no_requirement_is_refused(text, complaint):
@@ -74,9 +108,40 @@ def test_what_is_no_requirement_is_refused(text, complaint):
         parse([text], CITYSCAPES19)
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("iou.a<=b>=0.5", "iou.a<=b"),
+        ("iou.100%>=50%", "iou.100%"),
+        ("iou.St. Mary>=0.5", "iou.St. Mary"),
+        ("iou.fahrrad_weg>=0.5", "iou.Fahrrad Weg"),
+        ("iou.Lane>=0.5", "iou.Lane"),
+        ("iou.lane>=0.5", "iou.lane"),
+        ("iou.on/off>=0.5", "iou.on/off"),
+        ("iou.lane/100%>=0.5", "iou.100%/lane"),
+        ("iou.straße>=0.5", "iou.Straße"),
+        ("iou.STRASSE>=0.5", "iou.Straße"),
+    ],
+)
+def test_classes_may_have_odd_names(text, name):
+    (requirement,) = parse([text], ODD)
+    assert requirement.name == name and requirement.limit == 0.5
+
+
+def test_a_name_that_fits_several_classes_is_refused():
+    with pytest.raises(ValueError, match="'iou.LANE' may be any of the classes 'Lane', 'lane': write it exactly so"):
+        parse(["iou.LANE>=1"], ODD)
+
+
 def test_sentences_say_what_is_missed():
-    judged = [each.judge(REPORT) for each in parse(["miou>=0.7", "miou>=0.6", "f_miou>=0.1"], CITYSCAPES19)]
-    assert sentences(judged) == [
+    required = parse(
+        ["miou>=0.7", "miou>=0.6", "f_miou>=0.1", "iou.car>=0.1", "iou.car/bus>=0.1", "agreement.car>=0.1"],
+        CITYSCAPES19,
+    )
+    assert sentences(required, REPORT) == [
         "miou>=0.7 is not met: it is 0.65.",
         "f_miou>=0.1 is not met: the report has no such figure.",
+        "iou.car>=0.1 is not met: the truth tells it only within car/truck.",
+        "iou.car/bus>=0.1 is not met: no truth holds such a group; there are: car/truck.",
+        "agreement.car>=0.1 is not met: the report has no such figure.",
     ]
