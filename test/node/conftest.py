@@ -32,7 +32,7 @@ from drive_seg.labels import CITYSCAPES19
 from drive_seg.segmenter import Segmenter
 
 NODE = "segmentation_node"
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 def wait_until(done: Callable[[], Any], what: str, pause: Callable[[], None] = lambda: time.sleep(0.02)) -> None:

@@ -1,6 +1,7 @@
 """Control of a running node: pause, another model, checks of its outputs, less work under overload."""
 
 import gc
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from drive_seg.segmenter import Segmenter
 
 IMAGES, MASKS = "/camera/image_raw", "/camera/segmentation/label"
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LOST = ("dropped", "expired", "rejected", "failed", "withheld")
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
 
 
@@ -139,8 +141,7 @@ def test_another_model_takes_over_between_two_frames(
     values = peer.settled()
     assert (values["model"], values["model_hash"], values["network_input"]) == ("other", other.sha256, "48x64")
     assert values["model_change"] == "none"
-    lost = ("dropped", "expired", "rejected", "failed", "withheld")
-    assert [values[fate] for fate in lost] == [before[fate] for fate in lost]
+    assert [values[fate] for fate in LOST] == [before[fate] for fate in LOST]
     assert "took over from" in node.log
 
     assert peer.set_parameter("input_size", [32, 48]).successful, "so may the size of its input"
@@ -148,6 +149,65 @@ def test_another_model_takes_over_between_two_frames(
     small = Segmenter.load(other_file, device="cpu", input_size=(32, 48))
     mask = peer.answer(camera, to_image(image, peer.header(), "bgr8"), masks)
     assert np.array_equal(decode_label(mask), small(image).label)
+
+
+def test_a_steady_stream_goes_on_through_a_change_of_the_model(
+    peer: Any, node: Any, picture: Callable[..., np.ndarray], segmenter: Segmenter, other_file: Path
+) -> None:
+    """Frames come on as before, each ends once, and there is one moment from which on all masks are the new model's."""
+    masks, camera = peer.listen(MASKS), peer.publisher(IMAGES)
+    maps = peer.listen("/camera/segmentation/label_map", String, LATCHED)
+    image, other = picture(1), Segmenter.load(other_file, device="cpu")
+    old, new = segmenter(image).label, other(image).label
+    before, sent, next_at = peer.settled(), [], time.monotonic()
+
+    def streaming(done: Callable[[], bool]) -> Callable[[], bool]:
+        def look() -> bool:
+            nonlocal next_at
+            if time.monotonic() >= next_at:
+                next_at = time.monotonic() + 0.03
+                sent.append(peer.send(camera, image).stamp)
+            peer.spin_once()
+            return done()
+
+        return look
+
+    def are_new(count: int) -> bool:
+        return len(masks) >= count and all(np.array_equal(decode_label(mask), new) for mask in masks[-count:])
+
+    peer.spin_until(streaming(lambda: len(masks) >= 5), "masks of the old model")
+    change = SetParameters.Request(parameters=[Parameter("model", value=str(other_file)).to_parameter_msg()])
+    client = peer.node.create_client(SetParameters, "segmentation_node/set_parameters")
+    peer.spin_until(streaming(client.service_is_ready), "service")
+    answer = client.call_async(change)
+    asked_at = len(masks)
+    peer.spin_until(streaming(answer.done), "answer")
+    assert answer.result().results[0].successful
+    peer.spin_until(streaming(lambda: are_new(10)), "masks of the new model")
+    peer.node.destroy_client(client)
+
+    values = peer.settled()
+    are = [np.array_equal(decode_label(mask), new) for mask in masks]
+    assert asked_at >= 5
+    assert not any(are[:asked_at])
+    first_new = are.index(True)
+    assert all(are[first_new:]), "never back"
+    assert all(np.array_equal(decode_label(mask), old) for mask in masks[:first_new])
+    stamps = [(mask.header.stamp.sec, mask.header.stamp.nanosec) for mask in masks]
+    assert stamps == sorted(set(stamps)), "each once, in order"
+    assert set(stamps) <= {(stamp.sec, stamp.nanosec) for stamp in sent}
+
+    gone = {fate: int(values[fate]) - int(before[fate]) for fate in ("received", "published", *LOST)}
+    assert gone["received"] == gone["published"] + gone["dropped"] <= len(sent)
+    assert gone["failed"] == gone["withheld"] == gone["rejected"] == gone["expired"] == 0
+    assert len(masks) <= gone["published"]
+    assert (values["model"], values["model_change"]) == ("other", "none")
+    peer.spin_until(lambda: len(maps) == 2, "the new label map")
+    late = peer.listen("/camera/segmentation/label_map", String, LATCHED)
+    peer.spin_until(lambda: late, "the latched label map")
+    assert late[0].data == maps[1].data
+    assert other.sha256 in late[0].data
+    assert '"camvid11"' in late[0].data
 
 
 def test_a_model_that_cannot_be_had_is_refused_and_the_old_one_goes_on(

@@ -172,7 +172,7 @@ class Processes:
         """Start and wait; (exit status, output)."""
         return self.finish(self.start(module, *arguments))
 
-    def finish(self, process: subprocess.Popen, seconds: float = 60.0) -> tuple[int, str]:
+    def finish(self, process: subprocess.Popen, seconds: float = 120.0) -> tuple[int, str]:
         """Wait for a process's own end; (exit status, output)."""
         output, _ = process.communicate(timeout=seconds)
         return process.returncode, self._read.pop(process.pid, "") + output

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -76,6 +77,43 @@ def test_live_run_equals_the_deterministic_one(
     replay(labelled_bag, "--recorded", live / "recorded", "-o", tmp_path / "again", "--rate", 0.002, "--against", fixed)
     again = json.loads((tmp_path / "again" / "report.json").read_text())
     assert {**again, "command": "", "requirements": []} == {**report, "command": "", "requirements": []}
+
+
+def test_live_run_of_two_cameras_is_one_report_of_both(replay, ros_domain_id, monkeypatch, small, model, tmp_path):
+    """One raw, the other JPEG with a topic in a namespace: both are played, served, recorded and scored."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    messages = []
+    for i in range(3):
+        jpeg = cv2.imencode(".jpg", small.shot(7 + i))[1].tobytes()
+        messages.append(("/front/image_raw", small.stamp(i), small.shot(i)))
+        messages.append(("/sensing/rear/image_raw/compressed", small.stamp(i) + MS, jpeg))
+        messages.append(("/front/label_truth", small.stamp(i), small.truth(i)))
+        messages.append(("/sensing/rear/label_truth", small.stamp(i) + MS, small.truth(7 + i)))
+    bag = small.write_bag(tmp_path / "two", messages)
+    live, fixed = tmp_path / "live", tmp_path / "fixed"
+    replay(bag, "--checkpoint", model, "-o", fixed)
+    # As above: the messages lie 1 ms apart.
+    required = ("--require", "cameras==2", "--require", "published>=2")
+    replay(bag, "--checkpoint", model, "-o", live, "--live", "--rate", 0.002, *required)
+    report, other = (json.loads((folder / "report.json").read_text()) for folder in (live, fixed))
+    assert report["cameras"] == other["cameras"] == ["front", "sensing/rear"]
+    frames = report["frames"]
+    assert frames["in_source"] == other["frames"]["received"] == 6
+    assert frames["received"] == sum(frames[end] for end in ENDS)
+
+    rows = {(row["camera"], row["stamp_ns"]): row for row in rows_of(live)}
+    expected = {(row["camera"], row["stamp_ns"]): row for row in rows_of(fixed)}
+    assert rows.keys() == expected.keys()
+    published = [key for key, row in rows.items() if row["fate"] == "published"]
+    assert {camera for camera, _ in published} == {"front", "sensing/rear"}
+    assert len(published) == frames["published"] == frames["scored"]
+    for key in published:
+        assert [rows[key][name] for name in SAME] == [expected[key][name] for name in SAME]
+        assert 0 < float(rows[key]["latency_ms"]) < 100_000
+    if len(published) == 6:
+        assert (report["miou"], report["confusion"]) == (other["miou"], other["confusion"])
+    page = (live / "report.html").read_text()
+    assert "front" in page and "sensing/rear" in page
 
 
 def test_node_that_cannot_start_ends_the_run_with_its_words(ros_domain_id, labelled_bag, tmp_path):

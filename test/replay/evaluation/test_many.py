@@ -3,11 +3,13 @@
 import contextlib
 import csv
 import json
+import multiprocessing.util
 import os
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -226,6 +228,33 @@ def test_interrupt_ends_every_process(model, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_interrupt_while_a_process_is_being_started_waits_until_it_has(choice, monkeypatch, capfd):
+    """Between its start and what it is told to do it must not be left alone: it would end in a traceback."""
+    start, pids = multiprocessing.util.spawnv_passfds, []
+
+    def interrupt():
+        # As threads of libraries do, it takes the signal that the main one has blocked.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.raise_signal(signal.SIGINT)
+
+    def start_and_interrupt(path, arguments, *rest):
+        pid = start(path, arguments, *rest)
+        if "--multiprocessing-fork" in arguments:  # else it is the tracker of Python's own
+            pids.append(pid)
+            thread = threading.Thread(target=interrupt)
+            thread.start()
+            thread.join()
+        return pid
+
+    monkeypatch.setattr(multiprocessing.util, "spawnv_passfds", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        judged([Work("synth:seed=1,frames=100000,size=88x48")] * 2, many.Job(choice), 2)
+    assert len(pids) == 1, "no other is started"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    wait_for_end(pids)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def wait_for_end(pids):
