@@ -63,22 +63,30 @@ class InputSpec:
             del data["scale"]  # as in the files, and under the hashes, of before there was another scale
         return data
 
-    def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def constants(self, device: str | torch.device) -> tuple[Tensor, Tensor]:
+        """What :meth:`normalise` adds and multiplies by: two float32 [1, 3, 1, 1] on a device."""
+        std = torch.tensor(self.std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=device).view(1, 3, 1, 1)
+        # one multiply-add per value: x * 1/(std / scale) - mean/std
+        return -mean / std, 1 / (1 / self.scale * std)
+
+    def normalise(
+        self, images: Tensor, dtype: torch.dtype = torch.float32, constants: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Camera pixels to network input, the same in training and on the vehicle.
 
         Args:
             images: uint8 or float BGR [B, 3, H, W], values 0..255.
             dtype: of the result.
+            constants: of :meth:`constants` on the images' device; made here if left out, which copies from the host.
 
         Returns:
             [B, 3, H, W] in this input's channel order, (value * scale - mean) / std, channels_last.
         """
-        # one multiply-add per value: x * 1/(std / scale) - mean/std
-        std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+        summand, factor = self.constants(images.device) if constants is None else constants
         if self.channel_order == "rgb":
             images = images.flip(1)
-        x = torch.addcmul(-mean / std, images.float(), 1 / (1 / self.scale * std))
+        x = torch.addcmul(summand, images.float(), factor)
         return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, Contract
-from drive_seg.decision import decide, to_size
+from drive_seg.cuda_device import CudaDevice
+from drive_seg.frame_graph import FrameGraphs
+from drive_seg.frame_path import FramePath
 from drive_seg.labels import LabelMap
 from drive_seg.runtimes import MULTIPLE, Runtime, Size, choice, onnx_file
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 
 log = logging.getLogger("drive_seg")
+GRAPHS_SWITCH = "DRIVE_SEG_CUDA_GRAPHS"
+"""Environment variable; 0 switches CUDA graphs off."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,36 @@ class Segmentation:
     confidence: np.ndarray | None = None
 
 
+class Pending:
+    """Images on their way, see :meth:`Segmenter.submit`.
+
+    Args:
+        count: how many images.
+        batches: places in the list of images, and what waits for their planes: labels, then confidences if any.
+        alone: one image was given, and no list.
+    """
+
+    def __init__(
+        self, count: int, batches: list[tuple[list[int], Callable[[], list[np.ndarray]]]], alone: bool = False
+    ) -> None:
+        self._count, self._batches, self._alone = count, batches, alone
+
+    def result(self) -> Segmentation | list[Segmentation]:
+        """Wait for the answer, as of :meth:`Segmenter.__call__`; the same one each time."""
+        answers: list[Segmentation | None] = [None] * self._count
+        for places, wait in self._batches:
+            planes = wait()
+            for at, place in enumerate(places):
+                answers[place] = Segmentation(*planes[at :: len(places)])
+        return answers[0] if self._alone else answers
+
+
 class Segmenter:
     """A checkpoint, or an ONNX or OpenVINO file with its contract, ready to label images.
 
     ``segmenter(image)`` reads as the road of a frame: upload, resize and normalise, network, class ids at the image's
-    own size. On a CPU the same image always gives the same labels.
+    own size. On a CPU the same image always gives the same labels. On a GPU the whole road is a CUDA graph where it
+    can be, see :mod:`drive_seg.frame_graph`; ``submit`` lets successive frames overlap there.
 
     Args:
         network: a module that gives logits at its input's size, or a runtime that executes one already: device and
@@ -51,6 +81,9 @@ class Segmenter:
         precision: "auto" (fp16 on CUDA, fp32 on the CPU), "fp32", "fp16" or "bf16".
         input_size: (height, width) whose pixel count the network sees instead of the contract's.
         sha256: the model's content hash.
+        graphs: use CUDA graphs where the runtime can be captured; the environment variable DRIVE_SEG_CUDA_GRAPHS=0
+            switches them off, too.
+        tell: receives a sentence for the log, from a thread that labels, if they had to be given up.
 
     Attributes:
         runtime: who executes it: "torch", "inductor", "onnxruntime" or "openvino".
@@ -67,6 +100,8 @@ class Segmenter:
         precision: str = "auto",
         input_size: Size | None = None,
         sha256: str = "",
+        graphs: bool = True,
+        tell: Callable[[str], None] = log.warning,
     ) -> None:
         self.contract, self.sha256 = contract, sha256
         self._network = network if isinstance(network, Runtime) else TorchRuntime(network, device, precision)
@@ -76,6 +111,10 @@ class Segmenter:
         fixed = self._network.fixed_size
         if fixed not in (None, self.input_size):
             raise ValueError(f"input size {self.input_size} cannot be had: the model's file fixes it to {fixed}")
+        self._path = FramePath(self._network, contract.input)
+        self._graphs: FrameGraphs | None = None
+        if graphs and self._network.capturable and os.environ.get(GRAPHS_SWITCH) != "0":
+            self._graphs = FrameGraphs(self._path, CudaDevice(self._network.tensor_device), tell)
 
     @classmethod
     def load(
@@ -87,6 +126,7 @@ class Segmenter:
         runtime: str = "auto",
         threads: int = 0,
         tell: Callable[[str], None] = log.info,
+        graphs: bool = True,
     ) -> Segmenter:
         """From a checkpoint, an ONNX or OpenVINO file with its contract, or the name of a model of the package.
 
@@ -97,6 +137,7 @@ class Segmenter:
                 takes a while.
             threads: how many the network may use on the CPU; 0 is the runtime's own choice.
             tell: receives sentences for the log: what is being prepared, what is not prepared and how to change that.
+            graphs: see the class.
 
         Raises:
             CheckpointError: if the file may not be used.
@@ -110,7 +151,7 @@ class Segmenter:
         loaded = checkpoint.load(path)
         size = _checked_size(input_size or loaded.contract.input.size)
         executor = choice.for_checkpoint(loaded, device, precision, runtime, threads, network_size(size, *size), tell)
-        return cls(executor, loaded.contract, input_size=size, sha256=loaded.sha256)
+        return cls(executor, loaded.contract, input_size=size, sha256=loaded.sha256, graphs=graphs, tell=tell)
 
     @property
     def label_map(self) -> LabelMap:
@@ -136,13 +177,26 @@ class Segmenter:
             return self._network.fixed_size
         return network_size(self.input_size, height, width)
 
+    @property
+    def graphs(self) -> int:
+        """How many CUDA graphs it holds at present; 0 where it uses none."""
+        return 0 if self._graphs is None else len(self._graphs)
+
     def warm_up(self, sizes: list[Size]) -> None:
-        """Label grey images of these (height, width), alone and together, so that the first frame is no slower."""
+        """Label grey images of these (height, width), alone and together, so that the first frame is no slower.
+
+        With CUDA graphs also some of them together, with and without confidence: each of these is a graph of its own.
+        """
         images = [np.full((*size, 3), 128, np.uint8) for size in sizes]
         for image in images:
             self(image, confidence=True)
         if len(images) > 1:
             self(images, confidence=True)
+        if self._graphs is not None:
+            for count in range(1, len(images) + 1):
+                for confidence in (False, True):
+                    self(images[:count], confidence)
+            self._graphs.forget_uses()
 
     def __call__(
         self,
@@ -157,35 +211,48 @@ class Segmenter:
                 sees in the same size go through it as one batch. On a CPU each goes alone: it is no slower, and the
                 labels are then the same to the last pixel in whatever company an image comes.
             confidence: also say how sure the network is of each pixel, if it ``gives_confidence``.
-            stages: if given, receives the seconds spent in "preprocess", "network" and "postprocess".
+            stages: if given, receives the seconds spent in "preprocess", "network" and "postprocess". In a CUDA graph
+                these are the upload, the graph (which also resizes and decides) and the download.
 
         Returns:
-            one :class:`Segmentation` for one image, a list of them for a list.
+            one :class:`Segmentation` for one image, a list of them for a list; arrays that no later frame overwrites.
 
         Raises:
             ValueError: if an image is not uint8 [H, W, 3] with at least one pixel.
         """
-        if isinstance(images, np.ndarray):
-            return self._label([images], confidence, stages)[0]
-        return self._label(images, confidence, stages)
+        return self._submit(images, confidence, stages).result()
+
+    def submit(self, images: np.ndarray | list[np.ndarray], confidence: bool = False) -> Pending:
+        """Send images on their way; ``result()`` of what comes back is what a call gives.
+
+        With CUDA graphs it returns while the GPU is at work, so that the next frame is uploaded meanwhile. Two batches
+        may be on their way: one more waits here for the oldest, whose result then lies ready. Everywhere else the work
+        is done when this returns. The images are copied: they may be written to at once.
+
+        Args:
+            images, confidence: see the call.
+
+        Raises:
+            ValueError: if an image is not uint8 [H, W, 3] with at least one pixel.
+        """
+        return self._submit(images, confidence, None)
 
     @torch.inference_mode()
-    def _label(self, images: list[np.ndarray], confidence: bool, stages: dict[str, float] | None) -> list[Segmentation]:
-        clock = _StageClock(self._network.tensor_device, stages)
+    def _submit(
+        self, images: np.ndarray | list[np.ndarray], confidence: bool, stages: dict[str, float] | None
+    ) -> Pending:
+        alone = isinstance(images, np.ndarray)
+        images = [images] if alone else images
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
                 raise ValueError(f"an image must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
-        results: list[Segmentation | None] = [None] * len(images)
-        for size, members in self._batches(images):
-            batch = torch.cat([self._prepare(images[i], size) for i in members])
-            clock.lap("preprocess")
-            output = self._network(batch)
-            clock.lap("network")
-            ids, sureness = decide(output, confidence) if self.gives_confidence else (output, None)
-            for place, i in enumerate(members):
-                results[i] = self._finish(ids[place], None if sureness is None else sureness[place], images[i])
-            clock.lap("postprocess")
-        return results
+        confidence = confidence and self.gives_confidence
+        batches = []
+        for size, places in self._batches(images):
+            # equal sizes side by side: they are resized together, and in whatever order they came it is the same graph
+            places = sorted(places, key=lambda place: images[place].shape)
+            batches.append((places, self._start([images[place] for place in places], size, confidence, stages)))
+        return Pending(len(images), batches, alone)
 
     def _batches(self, images: list[np.ndarray]) -> list[tuple[Size, list[int]]]:
         """(network size, places in the list) of the images that go through the network together."""
@@ -194,25 +261,38 @@ class Segmenter:
             return [(size, [i]) for i, size in enumerate(sizes)]
         return [(size, [i for i, other in enumerate(sizes) if other == size]) for size in dict.fromkeys(sizes)]
 
+    def _start(
+        self, images: list[np.ndarray], size: Size, confidence: bool, stages: dict[str, float] | None
+    ) -> Callable[[], list[np.ndarray]]:
+        """One batch: what waits for its planes, labels and then confidences."""
+        if self._graphs is not None and (flight := self._graphs.submit(images, size, confidence, stages)) is not None:
+            return flight.land
+        planes = self._plain(images, size, confidence, stages)
+        return lambda: planes
+
+    def _plain(
+        self, images: list[np.ndarray], size: Size, confidence: bool, stages: dict[str, float] | None
+    ) -> list[np.ndarray]:
+        """The same without a graph, on any device."""
+        clock = _StageClock(self._network.tensor_device, stages)
+        stacks = [self._upload(list(same)) for _, same in groupby(images, key=lambda image: image.shape)]
+        planes = [plane.cpu().numpy() for plane in self._path(stacks, size, confidence, clock.lap)]
+        clock.lap("postprocess")
+        return planes
+
     def _prepare(self, image: np.ndarray, size: Size) -> Tensor:
         """Upload, resize, normalise: uint8 BGR [H, W, 3] -> [1, 3, h, w]."""
-        image = np.ascontiguousarray(image)
-        if not image.flags.writeable:  # torch has no read-only tensors
-            image = image.copy()
-        pixels = torch.from_numpy(image).to(self._network.tensor_device).permute(2, 0, 1).unsqueeze(0)
-        if pixels.shape[-2:] != size:
-            # antialiased, so that a thin pole of a large image is not skipped over
-            if pixels.is_cuda:
-                pixels = pixels.float()
-            pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
-        return self.contract.input.normalise(pixels, self._network.dtype)
+        return self._path.prepare(self._upload([image]), size)
 
-    def _finish(self, ids: Tensor, sureness: Tensor | None, image: np.ndarray) -> Segmentation:
-        """Back to the image's own size by nearest neighbour, and to numpy."""
-        label = to_size(ids, image.shape[:2]).cpu().numpy()
-        if sureness is None:
-            return Segmentation(label)
-        return Segmentation(label, to_size(sureness, image.shape[:2]).cpu().numpy())
+    def _upload(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Images of one size -> uint8 [B, H, W, 3] on the device."""
+        pixels = [_tensor(image).to(self._network.tensor_device) for image in images]
+        return pixels[0].unsqueeze(0) if len(pixels) == 1 else torch.stack(pixels)
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    image = np.ascontiguousarray(image)
+    return torch.from_numpy(image if image.flags.writeable else image.copy())  # torch has no read-only tensors
 
 
 def network_size(input_size: Size, height: int, width: int) -> Size:
@@ -242,7 +322,8 @@ class _StageClock:
         if self._stages is None:
             return
         if self._device.startswith("cuda"):
-            torch.cuda.synchronize(self._device)
+            # not of the whole device, which is an error while another thread captures a graph for another model
+            torch.cuda.current_stream(self._device).synchronize()
         now = perf_counter()
         self._stages[stage] = self._stages.get(stage, 0.0) + now - self._last
         self._last = now

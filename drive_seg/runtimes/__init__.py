@@ -33,6 +33,7 @@ class Runtime(ABC):
         fixed_size: the one (height, width) of its input; None if it takes any.
         one_by_one: it takes no more than one image at once.
         gives_ids: it decides for itself: class ids come out, so nothing is known of their probability.
+        capturable: it does no more than launch kernels on the current CUDA stream, so that a CUDA graph can hold it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Runtime(ABC):
     fixed_size: tuple[int, int] | None = None
     one_by_one: bool = False
     gives_ids: bool = False
+    capturable: bool = False
 
     @abstractmethod
     def __call__(self, batch: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ class TorchRuntime(Runtime):
         self.device = self.tensor_device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.dtype = PRECISIONS[self.precision]
+        self.capturable = self.device != "cpu"
         network = fold_network(network) if fold else network.eval()
         self._network = network.to(self.device, self.dtype, memory_format=torch.channels_last)
 

@@ -1,0 +1,71 @@
+"""From a camera's pixels to class ids at its size, on tensors: the same on a CPU, on a GPU and in a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drive_seg.checkpoint import InputSpec
+from drive_seg.decision import decide, to_size
+from drive_seg.runtimes import Runtime, Size
+
+Lap = Callable[[str], None]
+"""Hears that a stage is over."""
+
+
+class FramePath:
+    """Resize and normalise, network, class ids at the image's own size.
+
+    On a GPU it only launches kernels: it neither waits for the device nor copies from the host, and its shapes depend
+    on the shapes of its input alone, as a CUDA graph demands.
+
+    Args:
+        runtime: executes the network.
+        spec: what the network wants to see.
+    """
+
+    def __init__(self, runtime: Runtime, spec: InputSpec) -> None:
+        self._runtime, self._spec = runtime, spec
+        self._constants = spec.constants(runtime.tensor_device)
+
+    def __call__(
+        self, stacks: Sequence[Tensor], size: Size, confidence: bool, lap: Lap = lambda stage: None
+    ) -> list[Tensor]:
+        """Label images as one batch.
+
+        Args:
+            stacks: uint8 BGR [B, H, W, 3] on the runtime's ``tensor_device``, one for each size of image.
+            size: (height, width) in which the network sees all of them.
+            confidence: also give that; not for a runtime that ``gives_ids``.
+            lap: hears "preprocess" and "network", each when that is computed, or on a GPU launched.
+
+        Returns:
+            uint8 [H, W] for each image in the order of the stacks: its ids; then, if asked for, as many
+            confidences, 255 x the softmax probability of the id.
+        """
+        prepared = [self.prepare(stack, size) for stack in stacks]
+        batch = prepared[0] if len(prepared) == 1 else torch.cat(prepared)
+        lap("preprocess")
+        output = self._runtime(batch)
+        lap("network")
+        answers = (output, None) if self._runtime.gives_ids else decide(output, confidence)
+        sizes = [tuple(stack.shape[1:3]) for stack in stacks for _ in range(len(stack))]
+        return [
+            to_size(plane, at)
+            for planes in answers
+            if planes is not None
+            for plane, at in zip(planes, sizes, strict=True)
+        ]
+
+    def prepare(self, stack: Tensor, size: Size) -> Tensor:
+        """Resize and normalise: uint8 BGR [B, H, W, 3] -> [B, 3, h, w] of the runtime's dtype, channels_last."""
+        pixels = stack.permute(0, 3, 1, 2)
+        if pixels.shape[-2:] != size:
+            # antialiased, so that a thin pole of a large image is not skipped over
+            if pixels.is_cuda:
+                pixels = pixels.float()
+            pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
+        return self._spec.normalise(pixels, self._runtime.dtype, self._constants)
