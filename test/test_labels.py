@@ -23,6 +23,31 @@ def test_colorize_paints_each_pixel_with_its_class():
     assert (CAMVID11.colorize(label, "bgr") == painted[..., ::-1]).all()
 
 
+@pytest.mark.parametrize("order", ["bgr", "rgb"])
+def test_every_id_is_painted_in_whatever_form_it_comes(order):
+    ids = np.arange(256 * 7, dtype=np.uint8).reshape(64, 28)
+    table = CITYSCAPES19.palette(order)
+    forms = {
+        "whole": ids,
+        "odd": ids[:37, :13],
+        "transposed": ids.T,
+        "every third": ids[1::3, ::3],
+        "mirrored": ids[:, ::-1],
+        "read-only": np.broadcast_to(ids[0], (5, 28)),
+        "one row": ids[4:5],
+        "one column": ids[:, 3:4],
+        "one pixel": ids[19:20, 3:4],
+        "empty": ids[:0],
+        "a row": ids[3],
+        "several": ids.reshape(2, 32, 28),
+        "int64": ids.astype(np.int64),
+    }
+    for name, label in forms.items():
+        painted = CITYSCAPES19.colorize(label, order)
+        assert painted.dtype == np.uint8 and painted.flags.c_contiguous and painted.flags.writeable, name
+        assert np.array_equal(painted, table[label]), name
+
+
 def test_colours_are_distinct_and_not_black():
     for known in (CITYSCAPES19, CAMVID11):
         assert len(set(known.colors)) == known.num_classes
