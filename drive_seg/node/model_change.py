@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -131,8 +132,13 @@ class ModelChange:
         return self._running is not None and getattr(self._running.parameters, name, None) == value
 
     def begin(self, wanted: NodeParameters) -> Model:
-        """Load the first model, here and now; raises as :meth:`Model.load` does."""
-        self.model = Model.load(wanted, self._node.get_logger().info)
+        """Load the first model and wait for it; raises as :meth:`Model.load` does.
+
+        In a thread of its own that ends: a thread that has computed keeps its helpers for the next time, and beside
+        idle ones the worker's go to sleep after each step of the network, which then takes half as long again.
+        """
+        with ThreadPoolExecutor(1, "drive_seg first model") as loader:
+            self.model = loader.submit(Model.load, wanted, self._node.get_logger().info).result()
         self._running, self._scale, self.state = Wanted(wanted), 1.0, NOTHING
         return self.model
 
