@@ -34,7 +34,14 @@ from drive_seg.runtimes.conversion import (
 )
 from drive_seg.runtimes.onnx_file import contract_path, is_onnx, is_openvino
 from drive_seg.runtimes.openvino_runtime import PRECISION_NOTE
-from drive_seg.runtimes.sessions import compile_openvino, import_runtime, open_session, openvino_session, precisions
+from drive_seg.runtimes.sessions import (
+    CONVOLUTIONS,
+    OpenvinoModel,
+    import_runtime,
+    open_session,
+    openvino_session,
+    precisions,
+)
 from drive_seg.segmenter import Segmenter
 
 FORMS = {"onnx": ("onnxruntime", ("fp32",)), "openvino": ("openvino", ("fp32", "bf16", "int8"))}
@@ -45,7 +52,6 @@ FRAMES = 128
 LEFT_IN_FLOAT = ["Equal", "ReduceMax", "CumSum", "Subtract", "Multiply", "Add", "Concat", "MaxPool", "Interpolate"]
 """Operations between the convolutions, as those that say where a maximum stood. Rounding their inputs to int8 costs
 operations, too, and makes ties of values that differ."""
-CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 FIRST_IN_FLOAT, LAST_IN_FLOAT = 5, 1
 """So many convolutions at the two ends stay in float, too: on CamVid a third of the labels that int8 changes is saved
 thereby. In a DSNet these are the convolutions beside its first pooling, and the classifier."""
@@ -126,7 +132,7 @@ def export(
     if quantised:
         model = _quantised(model, calibration)
     if precision != "fp32":
-        compiled = compile_openvino(openvino, model, "fp32" if quantised else precision, 0)
+        compiled = OpenvinoModel(openvino, model, "fp32" if quantised else precision, 0)
         share = agreement(network, openvino_session(compiled), inputs)
     model.set_rt_info(precision, PRECISION_NOTE)
     _place(_openvino_files(openvino, model, path), loaded, size)

@@ -11,7 +11,7 @@ from drive_seg.checkpoint import CheckpointError
 from drive_seg.runtimes import parse_device
 from drive_seg.runtimes.onnx_file import OnnxFile
 from drive_seg.runtimes.onnx_runtime import OnnxRuntime
-from drive_seg.runtimes.sessions import compile_openvino, import_runtime, precisions, thread_count
+from drive_seg.runtimes.sessions import OpenvinoModel, import_runtime, precisions, thread_count
 
 PRECISION_NOTE = ["drive_seg", "precision"]
 """Where ``drive-seg export`` notes in an .xml file what it shall be computed in: fp32, bf16 or int8."""
@@ -57,7 +57,7 @@ class OpenvinoRuntime(OnnxRuntime):
         self._computed_in = self._choose_precision(model)
         hint = "fp32" if self._computed_in == "int8" else self._computed_in
         try:
-            return _Session(compile_openvino(openvino, model, hint, thread_count(threads)))
+            return _Session(OpenvinoModel(openvino, model, hint, thread_count(threads)))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:400]
             raise self._misfit(f"openvino {openvino.__version__} cannot run it: {reason}") from error
@@ -87,21 +87,19 @@ class _Port:
 class _Session:
     """A compiled model that is asked as an onnxruntime session is asked."""
 
-    def __init__(self, compiled: Any) -> None:
-        self._request = compiled.create_infer_request()
-        self._inputs, self._outputs = compiled.inputs, compiled.outputs
+    def __init__(self, model: OpenvinoModel) -> None:
+        self._model = model
 
     def get_inputs(self) -> list[_Port]:
-        return [_port(port, i) for i, port in enumerate(self._inputs)]
+        return [_port(port, i) for i, port in enumerate(self._model.inputs)]
 
     def get_outputs(self) -> list[_Port]:
-        return [_port(port, i) for i, port in enumerate(self._outputs)]
+        return [_port(port, i) for i, port in enumerate(self._model.outputs)]
 
     def run(self, wanted: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Arrays that the next run overwrites."""
         places = {port.name: i for i, port in enumerate(self.get_inputs())}
-        feed = {places[name]: np.ascontiguousarray(value) for name, value in given.items()}
-        answer = self._request.infer(feed, share_inputs=True, share_outputs=True)
+        answer = self._model({places[name]: value for name, value in given.items()})
         names = [port.name for port in self.get_outputs()]
         return [answer[names.index(name)] for name in wanted]
 

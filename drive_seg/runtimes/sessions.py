@@ -18,6 +18,8 @@ EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 """The runtimes for ONNX graphs, each with the extra of drive_seg that brings it."""
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 """A precision, as OpenVINO calls it."""
+CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
+"""The operations that OpenVINO computes with all channels of a pixel side by side."""
 
 Session = Callable[[Tensor], Tensor]
 """float32 [1, 3, h, w] -> logits float32 [1, C, h, w], which the next call overwrites."""
@@ -84,15 +86,65 @@ def open_session(name: str, graph: bytes, precision: str = "fp32", threads: int 
     return _OPENERS[name](import_runtime(name), graph, precision, thread_count(threads))
 
 
-def compile_openvino(openvino: ModuleType, model: Any, precision: str, threads: int) -> Any:
-    """An OpenVINO model on the CPU, answering one image at a time as fast as it can.
+class OpenvinoModel:
+    """An OpenVINO model compiled for the CPU, answering one image at a time as fast as it can.
 
-    The precision is always said: by itself OpenVINO computes in bf16 where the processor has it.
+    Logits that come out of a convolution stay as it writes them, all classes of a pixel side by side. Left to itself
+    OpenVINO rewrites them into planes, which took longer than any other step of a DSNet.
+
+    Args:
+        openvino: the imported package.
+        model: of ``read_model`` or NNCF; left as it is.
+        precision: of :data:`HINTS`; always said, as by itself OpenVINO computes in bf16 where the processor has it.
+        threads: 0 is OpenVINO's own choice.
+
+    Attributes:
+        inputs, outputs: the model's ports as it declares them.
+
+    Raises:
+        RuntimeError: if OpenVINO cannot compile it.
     """
-    config = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
-    if threads:
-        config["INFERENCE_NUM_THREADS"] = threads
-    return openvino.Core().compile_model(model, "CPU", config)
+
+    def __init__(self, openvino: ModuleType, model: Any, precision: str, threads: int) -> None:
+        config = {"INFERENCE_PRECISION_HINT": HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        self.inputs, self.outputs = model.inputs, model.outputs
+        self._by_pixel = [_ends_in_convolution(port) for port in self.outputs]
+        if any(self._by_pixel):
+            model = _written_by_pixel(openvino, model.clone(), self._by_pixel)
+        self._request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
+
+    def __call__(self, given: dict[int, np.ndarray]) -> list[np.ndarray]:
+        """Arrays by the number of the input -> one per output, of the declared shape, which the next call overwrites.
+
+        What a convolution gives, [B, C, h, w], is a view of [B, h, w, C].
+        """
+        feed = {place: np.ascontiguousarray(values) for place, values in given.items()}
+        answer = self._request.infer(feed, share_inputs=True, share_outputs=True)
+        values = [answer[place] for place in range(len(self.outputs))]
+        return [v.transpose(0, 3, 1, 2) if by_pixel else v for v, by_pixel in zip(values, self._by_pixel, strict=True)]
+
+
+def _ends_in_convolution(port: Any) -> bool:
+    """Whether a convolution, with or without a bias, gives a model's output."""
+    node = port.get_node().input_value(0).get_node()
+    if node.get_type_name() == "Add":
+        node = node.input_value(0).get_node()
+    rank = port.get_partial_shape().rank
+    return node.get_type_name() in CONVOLUTIONS and rank.is_static and rank.get_length() == 4
+
+
+def _written_by_pixel(openvino: ModuleType, model: Any, by_pixel: list[bool]) -> Any:
+    """The model with these outputs [B, C, h, w] given as [B, h, w, C]."""
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    for place, wanted in enumerate(by_pixel):
+        if wanted:
+            steps.output(place).model().set_layout(openvino.Layout("NCHW"))
+            steps.output(place).tensor().set_layout(openvino.Layout("NHWC"))
+    return steps.build()
 
 
 def _open_onnxruntime(onnxruntime: ModuleType, graph: bytes, precision: str, threads: int) -> Session:
@@ -109,17 +161,14 @@ def _open_onnxruntime(onnxruntime: ModuleType, graph: bytes, precision: str, thr
 
 
 def _open_openvino(openvino: ModuleType, graph: bytes, precision: str, threads: int) -> Session:
-    model = openvino.Core().read_model(graph)
-    return openvino_session(compile_openvino(openvino, model, precision, threads))
+    return openvino_session(OpenvinoModel(openvino, openvino.Core().read_model(graph), precision, threads))
 
 
-def openvino_session(compiled: Any) -> Session:
-    """A compiled OpenVINO model of one input and one output as a session."""
-    request = compiled.create_infer_request()
+def openvino_session(model: OpenvinoModel) -> Session:
+    """An OpenVINO model of one input and one output as a session."""
 
     def run(image: Tensor) -> Tensor:
-        pixels = np.ascontiguousarray(image.numpy())
-        return torch.from_numpy(request.infer([pixels], share_inputs=True, share_outputs=True)[0])
+        return torch.from_numpy(model({0: image.numpy()})[0])
 
     return run
 

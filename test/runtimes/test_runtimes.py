@@ -54,6 +54,37 @@ def picture(height, width, seed=0):
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
+# OpenVINO's outputs
+
+
+def test_openvino_leaves_logits_as_its_convolution_writes_them(small):
+    openvino = pytest.importorskip("openvino")
+    _, graph = small
+    image = torch.from_numpy(picture(*SMALL)).permute(2, 0, 1)[None].float() / 255
+    core = openvino.Core()
+    plain = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    logits = sessions.open_session("openvino", graph)(image)
+    assert logits.shape == (1, 11, *SMALL) and logits.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(logits.numpy(), plain([image.contiguous().numpy()])[0])
+
+
+def test_openvino_gives_every_output_in_its_declared_shape():
+    openvino = pytest.importorskip("openvino")
+    from openvino import opset13 as ops
+
+    random = np.random.default_rng(1)
+    weight, bias, image = (random.standard_normal(s, np.float32) for s in ((2, 3), (2,), (1, 3, 4, 5)))
+    given = ops.parameter([1, 3, 4, 5], np.float32, name="image")
+    conv = ops.convolution(given, weight[:, :, None, None], [1, 1], [0, 0], [0, 0], [1, 1])
+    biased = ops.add(conv, bias[None, :, None, None])
+    model = openvino.Model([biased, ops.abs(given), ops.reduce_max(given, [1])], [given], "three")
+    wanted = np.einsum("oc,bchw->bohw", weight, image) + bias[:, None, None]
+    answers = sessions.OpenvinoModel(openvino, model, "fp32", 1)({0: image})
+    for answer, reference in zip(answers, (wanted, np.abs(image), image.max(1)), strict=True):
+        np.testing.assert_allclose(answer, reference, atol=1e-5)
+    assert list(model.outputs[0].get_partial_shape()) == [1, 2, 4, 5], "the model is left as it is"
+
+
 # Parity on the shipped models
 
 
