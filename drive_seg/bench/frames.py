@@ -1,8 +1,9 @@
-"""The Segmenter end to end: from a 1280x720 BGR image in memory to label, or label and colour, at its size."""
+"""The Segmenter end to end: from BGR images in memory to labels, or label and colour, at their size."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,11 +15,16 @@ from drive_seg.bench.rows import Cell, Row, Size, size_text
 from drive_seg.bench.subjects import Subject, batch_of, image
 from drive_seg.bench.timing import Clock, measure, percentile
 from drive_seg.bench.ways import EAGER, ways
-from drive_seg.runtimes.pytorch import TorchRuntime
-from drive_seg.segmenter import Segmenter
+from drive_seg.runtimes.pytorch import TorchRuntime, choose_precision
+from drive_seg.segmenter import Pending, Segmenter
 
 IMAGE = (720, 1280)
 OUTPUTS = ("label", "label + colour")
+FRAME, STREAM = "frame", "frames, overlapped"
+FRAME_WAYS = ((FRAME, "torch, graph", True), (FRAME, "torch, plain", False), (STREAM, "torch, graph", True))
+"""Name and runtime of the rows of :func:`bench_frames`, and whether with CUDA graphs."""
+STREAMED = 32
+"""Batches of which an overlapped one's time is the mean."""
 _EAGER_CALL = "eager"
 
 
@@ -31,6 +37,8 @@ def bench_segmenter(
     clock: Clock = time.perf_counter,
 ) -> list[Row]:
     """Time a Segmenter in each runtime, for label alone and with the colour image; stages are in the details.
+
+    Where it is a CUDA graph, the stage "network" is all of the graph, so what is beside it is the copying alone.
 
     Args:
         subject: a network with its checkpoint.
@@ -55,9 +63,8 @@ def _bench_size(
 ) -> list[Row]:
     where = f"Segmenter at {size_text(size)}"
     network = subject.build().to(device)
-    reference = Segmenter(
-        TorchRuntime(subject.build(), device, "fp32", fold=False), subject.checkpoint.contract, input_size=size
-    )
+    exact = TorchRuntime(subject.build(), device, "fp32", fold=False)
+    reference = Segmenter(exact, subject.checkpoint.contract, input_size=size, graphs=False)
     wanted = reference(picture).label
     seen = reference.network_size(*IMAGE)
     batch = batch_of(1, seen, device)
@@ -75,7 +82,7 @@ def _bench_size(
                 runtime = way.open(subject, Cell(seen, 1, device))
             segmenter = Segmenter(runtime, subject.checkpoint.contract, input_size=size)
             memory.reset()
-            agreement = check_label(segmenter(picture).label, wanted, subject.classes)
+            agreement = check_label(segmenter(picture).label, wanted, subject.classes, way.precision)
         except Exception as error:  # whatever it is, it costs these rows and none of the others
             for row in opened:
                 row.fail(error)
@@ -103,18 +110,110 @@ def _bench_size(
     return list(rows.values())
 
 
-def check_label(label: np.ndarray, wanted: np.ndarray, classes: int) -> float:
+def bench_frames(
+    subject: Subject,
+    cells: Sequence[Cell],
+    seconds: float,
+    tell: Callable[[str], None] = lambda text: None,
+    clock: Clock = time.perf_counter,
+) -> list[Row]:
+    """Time the frame path of a GPU with a CUDA graph, without one, and with one while successive frames overlap.
+
+    Images and network have the size of the cell. A time is that of a batch, from the images to all their labels; of
+    overlapped ones it is the time from one batch to the next. Precision is the usual one, fp16 on CUDA.
+
+    Args:
+        subject: a network with its checkpoint.
+        cells: sizes, batches and the device.
+        seconds: for each row.
+        tell: hears what is being done.
+        clock: gives seconds.
+    """
+    return [row for cell in cells for row in _bench_frames_at(subject, cell, seconds, tell, clock)]
+
+
+def _bench_frames_at(
+    subject: Subject, cell: Cell, seconds: float, tell: Callable[[str], None], clock: Clock
+) -> list[Row]:
+    tell(f"frames at {size_text(cell.size)}, batch {cell.batch}")
+    images = [image(cell.size, number) for number in range(cell.batch)]
+    contract = subject.checkpoint.contract
+    exact = TorchRuntime(subject.build(), cell.device, "fp32", fold=False)
+    reference = Segmenter(exact, contract, input_size=cell.size, graphs=False)
+    wanted = [reference(picture).label for picture in images]
+    network, batch = subject.build().to(cell.device), batch_of(cell.batch, cell.size, cell.device)
+    calls: dict[str, Callable[[], object]] = {_EAGER_CALL: lambda: _eager(network, batch, cell.device)}
+    rows: dict[str, Row] = {}
+    precision = choose_precision("auto", cell.device)
+    for name, runtime, graphs in FRAME_WAYS:
+        row = Row("frames", name, runtime, precision, size_text(cell.size), cell.batch, parameters=subject.parameters)
+        rows[_label(row)] = row
+        try:
+            memory, told = PeakMemory(cell.device), []
+            executor = TorchRuntime(subject.build(), cell.device, precision)
+            segmenter = Segmenter(executor, contract, input_size=cell.size, graphs=graphs, tell=told.append)
+            found = segmenter(images)
+            if graphs and not segmenter.graphs:
+                raise ValueError(*told or ["there are no CUDA graphs on this device, or they are switched off"])
+            memory.reset()
+            row.agreement = min(
+                check_label(segmentation.label, label, subject.classes, precision)
+                for segmentation, label in zip(found, wanted, strict=True)
+            )
+            row.peak_memory_mib = memory.mib()
+        except Exception as error:  # whatever it is, it costs this row and none of the others
+            row.fail(error)
+            continue
+        calls[_label(row)] = _stream(segmenter, images) if name == STREAM else _frame(segmenter, images)
+    outcomes = measure(calls, seconds, clock)
+    eager = outcomes.pop(_EAGER_CALL)
+    if isinstance(eager, Exception):
+        raise eager
+    beside = Row("network", subject.name, EAGER, "fp32", size_text(cell.size), cell.batch)
+    beside.take(eager)
+    for label, outcome in outcomes.items():
+        row = rows[label]
+        if isinstance(outcome, Exception):
+            row.fail(outcome)
+            continue
+        row.take([time / (STREAMED if row.name == STREAM else 1) for time in outcome])
+        row.compare(beside)
+        row.details["frames_per_second"] = 1e3 * cell.batch / row.median_ms
+    return list(rows.values())
+
+
+def _frame(segmenter: Segmenter, images: list[np.ndarray]) -> Callable[[], object]:
+    return lambda: segmenter(images)
+
+
+def _stream(segmenter: Segmenter, images: list[np.ndarray]) -> Callable[[], object]:
+    """Batches one after the other, two on their way at any time."""
+
+    def call() -> None:
+        waiting: deque[Pending] = deque()
+        for _ in range(STREAMED):
+            if len(waiting) == 2:
+                waiting.popleft().result()
+            waiting.append(segmenter.submit(images))
+        for pending in waiting:
+            pending.result()
+
+    return call
+
+
+def check_label(label: np.ndarray, wanted: np.ndarray, classes: int, precision: str = "fp32") -> float:
     """The share of pixels where a label image equals the wanted one.
 
     Raises:
-        WrongOutputError: if it is no uint8 [H, W] of ids below ``classes``, or the share is below that for fp32.
+        WrongOutputError: if it is no uint8 [H, W] of ids below ``classes``, or the share is below that for the
+            precision.
     """
     if label.dtype != np.uint8 or label.shape != wanted.shape:
         raise checks.WrongOutputError(f"its label is {label.dtype} {list(label.shape)}, not uint8 {list(wanted.shape)}")
     if label.max() >= classes:
         raise checks.WrongOutputError(f"its label holds the id {label.max()}, and there are {classes} classes")
     share = float((label == wanted).mean())
-    if share < checks.AGREEMENT["fp32"]:
+    if share < checks.AGREEMENT[precision]:
         raise checks.WrongOutputError(f"its label equals eager's on {share:.2%} of the pixels")
     return share
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import re
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import drive_seg
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf")
 _MIB = 2**20
+_GPU_STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {"drive_seg": drive_seg.__version__, **_versions()},
         "gpu": None,
-        **state(),
+        **state(device),
     }
     if device.startswith("cuda"):
         found = torch.cuda.get_device_properties(device)
@@ -39,14 +41,21 @@ def describe(device: str) -> dict[str, Any]:
             "memory_gb": round(found.total_memory / 2**30, 1),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
+            "driver": (_nvidia_smi(device, ("driver_version",)) or {}).get("driver_version"),
         }
     return about
 
 
-def state() -> dict[str, Any]:
-    """What changes while it runs: the clock of the first core in MHz, and the load averages (1, 5, 15 minutes)."""
+def state(device: str = "cpu") -> dict[str, Any]:
+    """What changes while it runs.
+
+    Returns:
+        ``clock_mhz`` of the first core; ``load`` averages of 1, 5 and 15 minutes; for a GPU ``gpu_state`` in
+        nvidia-smi's words and units: clocks, temperature, power.
+    """
     clock = _cpu_field("cpu MHz")
     return {
+        **({"gpu_state": _gpu_state(device)} if device.startswith("cuda") else {}),
         "clock_mhz": float(clock) if clock else None,
         "load": [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None,
     }
@@ -86,6 +95,23 @@ class PeakMemory:
             return max(0.0, torch.cuda.max_memory_allocated(self._device) / _MIB - self._base)
         peak = _status_mib("VmHWM")
         return None if peak is None else max(0.0, peak - self._base)
+
+
+def _gpu_state(device: str) -> dict[str, str] | None:
+    return _nvidia_smi(device, _GPU_STATE)
+
+
+def _nvidia_smi(device: str, fields: tuple[str, ...]) -> dict[str, str] | None:
+    """What nvidia-smi says of a GPU, with its units; None where it says nothing."""
+    # CUDA's numbers are not nvidia-smi's where some GPUs are hidden.
+    identity = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    command = ["nvidia-smi", f"--id={identity}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    values = [value.strip() for value in told.splitlines()[0].split(",")] if told.strip() else []
+    return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else None
 
 
 def _return_free_memory() -> bool:

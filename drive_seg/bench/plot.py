@@ -18,6 +18,8 @@ LEFT, RIGHT, TOP, BOTTOM = 90, 330, 60, 70
 INK, GRID, PAPER = (40, 40, 40), (225, 225, 225), (255, 255, 255)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 TICKS = (1, 2, 5)
+ABOUT = 0.1
+"""Sizes whose pixel counts differ by no more than this share stand in one diagram."""
 
 Point = tuple[float, float]
 Curve = tuple[str, list[Point]]
@@ -51,18 +53,24 @@ def check_name(path: Path) -> None:
 def _against_size(rows: Sequence[dict[str, Any]], batch: int) -> np.ndarray:
     curves: dict[str, list[Point]] = {}
     for row in rows:
-        width, height = map(int, row["size"].split("x"))
-        curves.setdefault(_label(row), []).append((width * height / 1e6, _per_second(row)))
+        curves.setdefault(_label(row), []).append((_pixels(row["size"]) / 1e6, _per_second(row)))
     return _diagram(f"Speed against size, batch {batch}", "million pixels", list(curves.items()))
 
 
 def _against_parameters(rows: Sequence[dict[str, Any]], batch: int) -> np.ndarray:
-    """At the size that most contenders ran at, the smaller of equals."""
+    """At the size that most contenders ran at, the smaller of equals; files of about that size under their own."""
     sizes = [row["size"] for row in rows]
     size = max(dict.fromkeys(sizes), key=sizes.count)
     known = [row for row in rows if row["parameters"]]
-    points = [(_label(r), [(r["parameters"] / 1e6, _per_second(r))]) for r in known if r["size"] == size]
+    near = [row for row in known if abs(_pixels(row["size"]) / _pixels(size) - 1) <= ABOUT]
+    own = {row["size"]: f" {row['size']}" for row in near if row["size"] != size}
+    points = [(_label(r) + own.get(r["size"], ""), [(r["parameters"] / 1e6, _per_second(r))]) for r in near]
     return _diagram(f"Speed against parameters, {size}, batch {batch}", "million parameters", points)
+
+
+def _pixels(size: str) -> int:
+    width, height = map(int, size.split("x"))
+    return width * height
 
 
 def _label(row: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ class Row:
     """One contender at one size.
 
     Attributes:
-        part: "network", "segmenter" or "node".
+        part: "network", "segmenter", "frames" or "node".
         name, runtime, precision: of the contender.
         size: WIDTHxHEIGHT of what the network sees.
         batch: images at once.
@@ -42,7 +42,7 @@ class Row:
         peak_memory_mib: see :class:`~drive_seg.bench.machine.PeakMemory`; None for a node, a process of its own.
         parameters: of the network at inference.
         operations, bytes, fraction_of_peak, fraction_of_bandwidth: see :mod:`drive_seg.bench.roofline`.
-        details: stages of a Segmenter, counters of a node.
+        details: stages of a Segmenter, frames per second of a frame path, counters of a node.
     """
 
     part: str

@@ -10,9 +10,9 @@ from typing import Any
 
 from drive_seg.bench import machine, roofline
 from drive_seg.bench.contenders import Contender, contenders
-from drive_seg.bench.frames import IMAGE, bench_segmenter
+from drive_seg.bench.frames import IMAGE, bench_frames, bench_segmenter
 from drive_seg.bench.networks import bench_networks
-from drive_seg.bench.node import bench_node
+from drive_seg.bench.node import bench_node, node_runtimes
 from drive_seg.bench.onnx_files import from_onnx
 from drive_seg.bench.rows import Cell, Row, Size, size_text
 from drive_seg.bench.subjects import all_subjects
@@ -29,11 +29,6 @@ EAGER_MEANS = (
 )
 
 
-def usual_sizes(device: str) -> tuple[Size, ...]:
-    """Those that a run takes if none are given: on a CPU without the largest, to keep the run short."""
-    return SIZES[:2] if device == "cpu" else SIZES
-
-
 @dataclass(frozen=True)
 class Plan:
     """What a run shall measure.
@@ -46,7 +41,8 @@ class Plan:
         wanted: words of the contenders that are asked for; empty for the usual ones.
         onnx: files to time beside them.
         model: checkpoint of the first network, the Segmenter and the node.
-        seconds: for each contender at each size and batch.
+        node_runtimes: of the nodes, each with a Segmenter beside it, such as "inductor bf16"; empty for the usual one.
+        seconds: for each contender at each size and batch; a node gets twice as much for each of its phases.
     """
 
     device: str = "cpu"
@@ -56,6 +52,7 @@ class Plan:
     wanted: tuple[str, ...] = ()
     onnx: tuple[Path, ...] = ()
     model: str = "dsnet_synth19"
+    node_runtimes: tuple[str, ...] = ()
     seconds: float = 2.0
 
     def __post_init__(self) -> None:
@@ -73,6 +70,7 @@ class Plan:
             raise ValueError("a batch is 1 image or more")
         if not 0 < self.seconds <= 600:
             raise ValueError(f"seconds must be above 0 and 600 at most, not {self.seconds:g}")
+        node_runtimes(self.device, self.node_runtimes)
 
     def cells(self) -> list[Cell]:
         """Where the networks run."""
@@ -99,7 +97,7 @@ def run(plan: Plan, tell: Callable[[str], None] = lambda text: None) -> dict[str
 
     Returns:
         ``rows`` (see :class:`~drive_seg.bench.rows.Row`), ``machine``, ``roofline``, ``eager``, ``seconds`` that it
-        took, and ``complete``: whether all that was asked ran.
+        took, ``seconds_of`` each part, and ``complete``: whether all that was asked ran.
 
     Raises:
         CheckpointError: if the model may not be used.
@@ -113,18 +111,27 @@ def run(plan: Plan, tell: Callable[[str], None] = lambda text: None) -> dict[str
     about = machine.describe(device)
     tell("measuring the machine's ceilings")
     ceilings = roofline.measure_ceilings(device)
-    if "network" in plan.parts:
-        rows += bench_networks([*chosen, *files], plan.cells(), plan.seconds, ceilings, tell)
-    if "segmenter" in plan.parts:
-        rows += bench_segmenter(known[0], plan.image_sizes(), device, plan.seconds, tell)
-    if "node" in plan.parts:
-        rows += bench_node(known[0].checkpoint.path, plan.image_sizes()[0], device, 2 * plan.seconds, tell)
+    seconds_of = {}
+    for part in (part for part in PARTS if part in plan.parts):
+        started = time.monotonic()
+        if part == "network":
+            rows += bench_networks([*chosen, *files], plan.cells(), plan.seconds, ceilings, tell)
+        elif part == "segmenter":
+            rows += bench_segmenter(known[0], plan.image_sizes(), device, plan.seconds, tell)
+            if device != "cpu":
+                rows += bench_frames(known[0], plan.cells(), plan.seconds, tell)
+        else:
+            for runtime, precision in node_runtimes(device, plan.node_runtimes):
+                size = plan.image_sizes()[0]
+                rows += bench_node(known[0], size, device, 2 * plan.seconds, tell, runtime, precision)
+        seconds_of[part] = time.monotonic() - started
     _compare_nodes(rows)
     return {
-        "machine": {**about, "at_the_end": machine.state()},
+        "machine": {**about, "at_the_end": machine.state(device)},
         "roofline": ceilings,
         "eager": EAGER_MEANS,
         "seconds": time.monotonic() - begun,
+        "seconds_of": seconds_of,
         "complete": not any(row.counts_as_failure for row in rows),
         "rows": [row.to_dict() for row in rows],
     }
@@ -146,7 +153,7 @@ def _open_files(paths: Sequence[Path], device: str) -> tuple[list[Contender], li
 
 def _compare_nodes(rows: list[Row]) -> None:
     """A node's process runs by itself, so it is compared with the eager network of before, where that was timed."""
-    eager = {row.size: row for row in reversed(rows) if row.runtime == "torch eager" and row.batch == 1}
+    eager = {(row.size, row.batch): row for row in reversed(rows) if row.runtime == "torch eager"}
     for row in rows:
         if row.part == "node":
-            row.compare(eager.get(row.size))
+            row.compare(eager.get((row.size, row.batch)))

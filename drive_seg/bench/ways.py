@@ -109,15 +109,7 @@ def _graph(runtime: str, precision: str) -> Callable[[Subject, Cell], Runtime]:
 
 def _compiled(precision: str) -> Callable[[Subject, Cell], Runtime]:
     def opened(subject: Subject, cell: Cell) -> Runtime:
-        if not compiled.can_compile():
-            raise NotInstalledError("not installed: a C++ compiler (g++), which inductor's code is made with")
-        if precision not in compiled.precisions(cell.device):
-            raise NotInstalledError(f"inductor does not compute in {precision} on this processor")
-        try:
-            package = compiled.compile_network(exportable(subject), cell.size, precision, cell.device)
-        except ConversionError as error:
-            raise ValueError(str(error)) from error
-        session = compiled.open_compiled(package, cell.device)
+        session = compiled.open_compiled(package_of(subject, cell.size, precision, cell.device), cell.device)
         return Opened(compiled.NAME, precision, cell.device, _one_by_one(session))
 
     return opened
@@ -161,6 +153,24 @@ def graph_of(subject: Subject, size: Size) -> bytes:
         require(package, EXPORT_EXTRA)
     try:
         return to_onnx(exportable(subject), size)
+    except ConversionError as error:
+        raise ValueError(str(error)) from error
+
+
+@lru_cache(maxsize=8)
+def package_of(subject: Subject, size: Size, precision: str, device: str) -> bytes:
+    """The machine code of a network for one image of a size (height, width), kept for all its uses.
+
+    Raises:
+        NotInstalledError: if there is no C++ compiler, or the processor does not compute in the precision.
+        ValueError: if the network cannot be compiled.
+    """
+    if not compiled.can_compile():
+        raise NotInstalledError("not installed: a C++ compiler (g++), which inductor's code is made with")
+    if precision not in compiled.precisions(device):
+        raise NotInstalledError(f"inductor does not compute in {precision} on this processor")
+    try:
+        return compiled.compile_network(exportable(subject), size, precision, device)
     except ConversionError as error:
         raise ValueError(str(error)) from error
 

@@ -17,7 +17,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="SIZES",
-            help="WIDTHxHEIGHT of networks' inputs, width first; 640x360,1280x720 if left out, and 1920x1080 on CUDA.",
+            help="WIDTHxHEIGHT of networks' inputs, width first; 640x360,1280x720,1920x1080 if left out. The Segmenter "
+            "runs at those that a 1280x720 image can fill, the node at the first of them.",
         ),
     ] = None,
     batch: Annotated[
@@ -31,11 +32,18 @@ def bench(
     ] = None,
     onnx: Annotated[list[Path] | None, typer.Option(help="Time this ONNX file, too; repeatable.")] = None,
     model: Annotated[str, typer.Option(help="Checkpoint of the first network, Segmenter and node.")] = "dsnet_synth19",
+    node_runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="Runtime of the node, as 'inductor bf16'; several by commas. The fastest exact one that this machine "
+            "can prepare if left out; it is prepared in a cache of the run's own."
+        ),
+    ] = None,
     seconds: Annotated[float, typer.Option(help="For each contender at each size and batch.")] = 2.0,
     output: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Draw speed against size and parameters there, a PNG.")] = None,
 ) -> None:
-    """Time networks, Segmenter and node against each other, in turn, in one run.
+    """Time networks, Segmenter and node against each other, in turn, in one run of some minutes.
 
     Sizes are WIDTHxHEIGHT here, 640x360, unlike in the other commands. Each contender's output is checked before it is
     timed. One that fails is a row with the reason; the exit code is 0 only if all that was asked ran. What is not
@@ -43,16 +51,17 @@ def bench(
     """
     from drive_seg.bench.plot import check_name, write_plot
     from drive_seg.bench.report import as_tables
-    from drive_seg.bench.run import Plan, run, usual_sizes
+    from drive_seg.bench.run import SIZES, Plan, run
 
     plan = Plan(
         device=device,
-        sizes=usual_sizes(device) if sizes is None else tuple(width_by_height(text) for text in parts_of(sizes)),
+        sizes=SIZES if sizes is None else tuple(width_by_height(text) for text in parts_of(sizes)),
         batches=None if batch is None else tuple(whole_number("batch", text) for text in parts_of(batch)),
         parts=tuple(parts_of(what)),
         wanted=tuple(parts_of(contenders or "")),
         onnx=tuple(onnx or ()),
         model=model,
+        node_runtimes=tuple(parts_of(node_runtime or "")),
         seconds=seconds,
     )
     if plot is not None:

@@ -5,15 +5,17 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import pytest
 from rich.console import Console
 
+from drive_seg.bench import machine
 from drive_seg.bench.plot import write_plot
 from drive_seg.bench.report import as_tables
 from drive_seg.bench.rows import Row
-from drive_seg.bench.run import Plan, usual_sizes
+from drive_seg.bench.run import Plan
 
 
 def drive_seg(*arguments, expect=0):
@@ -44,7 +46,7 @@ def outcome():
             "load": [0.1, 0.1, 0.1], "clock_mhz": 2000.0, "at_the_end": {"load": None, "clock_mhz": None},
         },
         "roofline": {"gflops": {"fp32": 200.0}, "copy_gb_per_s": 40.0},
-        "seconds": 60.0,
+        "seconds": 60.0, "seconds_of": {"network": 54.0},
     }  # fmt: skip
 
 
@@ -87,6 +89,7 @@ def test_an_onnx_file_that_cannot_run_is_a_row_and_the_run_fails(tmp_path):
         (["--batch", "two"], "batch 'two' is not a whole number"),
         (["--onnx", "nowhere.onnx"], "nowhere.onnx: there is no such file"),
         (["--plot", "speed.jpg"], "its name must end in .png"),
+        (["--node-runtime", "lion"], "node runtime 'lion' is not one of torch, inductor"),
         (["--contenders", "lion"], "no contender has 'lion' in its name"),
         (["--device", "tpu"], "not one of auto, cpu, cuda"),
     ],
@@ -100,8 +103,27 @@ def test_the_usual_cells_on_a_cpu_and_on_a_gpu():
     cells = [(cell.size, cell.batch) for cell in Plan().cells()]
     assert cells == [((360, 640), 1), ((360, 640), 6), ((720, 1280), 1), ((1080, 1920), 1)]
     assert len(Plan(device="cuda").cells()) == 6 and len(Plan(batches=(1, 6)).cells()) == 6
-    assert usual_sizes("cpu") == ((360, 640), (720, 1280)) and usual_sizes("cuda") == Plan().sizes
     assert Plan().image_sizes() == ((360, 640), (720, 1280))
+
+
+def test_a_gpus_clocks_are_nvidia_smis_words(monkeypatch):
+    asked = []
+
+    def told(command, **options):
+        asked.append(command)
+        return SimpleNamespace(stdout="1980 MHz, 2619 MHz, 34, 71.20 W\n")
+
+    monkeypatch.setattr(machine.torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="12ab"))
+    monkeypatch.setattr(machine.subprocess, "run", told)
+    found = machine.state("cuda")["gpu_state"]
+    assert found["clocks.sm"] == "1980 MHz" and found["power.draw"] == "71.20 W"
+    assert "--id=GPU-12ab" in asked[0]
+
+    def missing(*_, **__):
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(machine.subprocess, "run", missing)
+    assert machine.state("cuda")["gpu_state"] is None and "gpu_state" not in machine.state()
 
 
 def test_the_table_tells_what_did_not_run(outcome):
@@ -110,6 +132,29 @@ def test_the_table_tells_what_did_not_run(outcome):
     text = console.export_text()
     assert "broken onnxruntime fp32: its output is wrong" in text and "load 0.1 at the start" in text
     assert max(map(len, text.splitlines())) <= 100 and "0.29" in text
+
+
+def test_the_table_tells_what_a_node_adds_and_that_its_counters_add_up(outcome):
+    node = {"received": 71, "published": 24, "dropped": 47, "expired": 0, "rejected": 0, "failed": 0, "withheld": 0}
+    details = [
+        {"over_segmenter_ms": 6.0, "processing_ms": 44.0, "processing_over_segmenter_ms": 4.0, "p99_ms": 51.0},
+        {"over_segmenter_ms": 2.5, "per_camera_ms": 42.5, "per_camera_of_one": 0.92},
+        {
+            "asked_hz": 25.0, "sent_hz": 24.9, "manages_hz": 27.1, "max_ms": 88.0, "p99_ms": 77.0, "p99_of_p50": 1.83,
+            "usual_rate": False, "sent": 72, "masks": 24, "node": node,
+        },
+    ]  # fmt: skip
+    for name, found in zip(("node, 1 camera", "node, 6 cameras", "node, 25 Hz"), details, strict=True):
+        row = Row("node", name, "inductor", "fp32", "640x360", 6 if "6" in name else 1, details=found)
+        row.take([0.046])
+        outcome["rows"].append(row.to_dict())
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(as_tables(outcome))
+    text = " ".join(console.export_text().split())
+    assert text.count("Node over DDS") == 1, "one table for one camera and for six"
+    assert "44.0 ms, 4.0 more than the Segmenter" in text and "42.5 ms for each camera, 0.92 times" in text
+    assert "71 received = 24 published + 47 dropped, 1 lost before the node" in text and "1.83" in text
+    assert "30 Hz is too much for it: alone it manages 27.1 images per second" in text
 
 
 def test_the_plot_shows_each_contender(outcome, tmp_path):

@@ -1,38 +1,62 @@
 """The Segmenter's stages and the node's counters; the node itself once, small."""
 
 import importlib.util
+import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from drive_seg.bench import node
 from drive_seg.bench.checks import WrongOutputError
-from drive_seg.bench.frames import check_label, stage_figures
-from drive_seg.bench.rows import Row
-from drive_seg.checkpoint import find_model
+from drive_seg.bench.frames import STREAMED, _stream, bench_frames, check_label, stage_figures
+from drive_seg.bench.rows import Cell, Row
+from drive_seg.bench.subjects import Subject, from_checkpoint
 
 COUNTERS = {"received": 9, "published": 4, "dropped": 5, "expired": 0, "rejected": 0, "failed": 0, "withheld": 0}
 
 
 def phase(**changes):
     return {
-        "image": "1280x720 bgr8", "asked_hz": 10.0, "sent_hz": 9.9, "sent": 10, "latencies_s": [0.1, 0.2, 0.3, 0.4],
-        "node": {**COUNTERS, "in_flight": 0}, "precision": "fp32", "runtime": "torch", **changes,
+        "sent": 10, "masks": 4, "node": {**COUNTERS, "in_flight": 0}, "stages_ms": {}, "lost_by_middleware_so_far": "0",
+        **changes,
     }  # fmt: skip
 
 
-def row():
-    return Row("node", "node 10 Hz", "", "", "640x360", 1)
+def outcome(turns=None, steady=None, overload=None):
+    """As the camera process writes it: the Segmenter takes 20 ms, the node 25 and in all 30, six cameras 150."""
+    in_turn = {"cameras": 6, "segmenter_s": [0.02], "one_s": [0.03], "processing_s": [0.025], "all_s": [0.15]}
+    times = {"latencies_s": [0.1, 0.2, 0.3, 0.4], "manages_hz": 40.0}
+    return {
+        "runtime": "inductor", "precision": "fp32", "agreement": 0.999,
+        "turns": phase(**in_turn, **(turns or {})),
+        "steady": phase(**times, asked_hz=25.0, sent_hz=24.9, **(steady or {})),
+        "overload": phase(**times, asked_hz=120.0, sent_hz=100.0, **(overload or {})),
+    }  # fmt: skip
 
 
-def test_a_nodes_row():
-    filled = row()
-    node.fill_in(filled, phase())
-    assert filled.median_ms == pytest.approx(250) and filled.runs == 4
-    assert filled.details["p99_ms"] == pytest.approx(397) and filled.details["max_ms"] == pytest.approx(400)
-    assert filled.details["sent"] == 10 and filled.details["node"]["dropped"] == 5
+def rows():
+    return [Row("node", name, "", "", "640x360", images) for name, images in node.ROWS.items()]
 
 
+def test_a_nodes_rows():
+    filled = rows()
+    node.fill_in(filled, outcome())
+    segmenter, one, six, steady, overload = filled
+    assert [row.median_ms for row in filled] == pytest.approx([20, 30, 150, 250, 250])
+    assert all((row.runtime, row.precision, row.agreement) == ("inductor", "fp32", 0.999) for row in filled)
+    assert one.details["over_segmenter_ms"] == pytest.approx(10)
+    assert one.details["processing_over_segmenter_ms"] == pytest.approx(5)
+    assert six.details["per_camera_ms"] == pytest.approx(25) and six.details["over_segmenter_ms"] == pytest.approx(5)
+    assert six.details["per_camera_of_one"] == pytest.approx(25 / 30)
+    assert steady.name == "node, 25 Hz" and not steady.details["usual_rate"]
+    assert steady.details["p99_ms"] == pytest.approx(397) and steady.details["p99_of_p50"] == pytest.approx(397 / 250)
+    assert overload.name == "node, 2.5 x overload" and overload.details["max_ms"] == pytest.approx(400)
+    assert overload.details["sent"] == 10 and overload.details["node"]["dropped"] == 5
+
+
+@pytest.mark.parametrize("where", ["turns", "steady", "overload"])
 @pytest.mark.parametrize(
     ("counters", "reason"),
     [
@@ -43,38 +67,83 @@ def test_a_nodes_row():
         ({"failed": 1, "dropped": 4}, "lost to faults: 4 published, 4 dropped, 1 failed"),
     ],
 )
-def test_counters_that_do_not_add_up_are_refused(counters, reason):
+def test_counters_that_do_not_add_up_are_refused(where, counters, reason):
     with pytest.raises(ValueError, match=reason):
-        node.fill_in(row(), phase(node={**COUNTERS, "in_flight": 0, **counters}))
+        node.fill_in(rows(), outcome(**{where: {"node": {**COUNTERS, "in_flight": 0, **counters}}}))
 
 
 def test_no_mask_at_all_is_refused():
     with pytest.raises(ValueError, match="of 10 images none came back"):
-        node.fill_in(row(), phase(latencies_s=[]))
+        node.fill_in(rows(), outcome(steady={"masks": 0}))
+
+
+def test_the_steady_rate_leaves_the_node_some_rest():
+    camera_process = pytest.importorskip("drive_seg.bench.camera_process", exc_type=ImportError)
+    assert [camera_process.steady_rate(ms / 1e3) for ms in (1, 28, 29, 80, 1700)] == [30, 30, 25, 10, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("torch", ("torch", "auto")),
+        ("inductor bf16", ("inductor", "bf16")),
+    ],
+)
+def test_a_nodes_runtime_by_words(wanted, found):
+    assert node.node_runtimes("cpu", (wanted,)) == [found]
+
+
+@pytest.mark.parametrize("wanted", ["lion", "auto", "torch fp8", "torch bf16 fast", ""])
+def test_words_that_are_no_runtime_are_refused(wanted):
+    with pytest.raises(ValueError, match="is not one of torch, inductor, onnxruntime, openvino, with or without fp32"):
+        node.node_runtimes("cpu", (wanted,))
+
+
+def test_the_usual_node_runs_on_the_fastest_that_can_be_prepared(monkeypatch):
+    able = {"openvino", "onnxruntime"}
+    monkeypatch.setattr(node, "_can_prepare", lambda name: name in able)
+    assert node.node_runtimes("cpu") == [("openvino", "fp32")] and node.node_runtimes("cuda") == [("torch", "auto")]
+    able.clear()
+    assert node.node_runtimes("cpu") == [("torch", "fp32")]
+
+
+def test_what_a_node_needs_is_prepared_in_a_cache_of_its_own(tmp_path, monkeypatch):
+    subject = from_checkpoint("dsnet_synth19")
+    monkeypatch.setattr(node, "graph_of", lambda subject, size: b"graph of %dx%d" % size)
+    before = os.environ["XDG_CACHE_HOME"]
+    pytest.importorskip("onnxruntime")
+    node._prepare(subject, (96, 128), "onnxruntime", "fp32", "cpu", tmp_path)
+    assert os.environ["XDG_CACHE_HOME"] == before
+    kept = sorted(file.name for file in tmp_path.glob("drive_seg/*/*.graph"))
+    assert kept == ["onnxruntime-80x144.graph", "onnxruntime-96x128.graph"], "for the model's aspect and the image's"
 
 
 def test_without_ros_the_rows_say_so(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    rows = node.bench_node(find_model("dsnet_synth19"), (96, 160), "cpu", 0.1)
-    assert [r.status for r in rows] == ["not installed"] * 2
-    assert "extra 'ros'" in rows[0].reason
+    found = node.bench_node(from_checkpoint("dsnet_synth19"), (96, 160), "cpu", 0.1)
+    assert [r.status for r in found] == ["not installed"] * 5
+    assert "extra 'ros'" in found[0].reason
 
 
 def test_a_node_that_dies_is_told_in_its_words(tmp_path, ros_domain_id):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"no")
-    rows = node.bench_node(broken, (96, 160), "cpu", 0.1)
-    assert [r.status for r in rows] == ["failed"] * 2 and "cannot configure" in rows[0].reason
+    loaded = replace(from_checkpoint("dsnet_synth19").checkpoint, path=broken)
+    found = node.bench_node(Subject("broken", "dsnet", None, checkpoint=loaded), (96, 160), "cpu", 0.1)
+    assert [r.status for r in found] == ["failed"] * 5 and broken.name in found[0].reason
 
 
-def test_the_node_over_dds(ros_domain_id):
-    rows = node.bench_node(find_model("dsnet_synth19"), (88, 160), "cpu", 0.5)
-    assert [r.status for r in rows] == ["ran", "ran"], rows[0].reason + rows[1].reason
-    for found in rows:
-        counted = found.details["node"]
-        assert counted["published"] == found.details["masks"] == found.runs
+def test_the_node_over_dds(ros_domain_id, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two processes' threads, waiting busily, would slow each other down
+    found = node.bench_node(from_checkpoint("dsnet_synth19"), (88, 160), "cpu", 0.3)
+    assert [r.status for r in found] == ["ran"] * 5, found[0].reason
+    segmenter, one, six, steady, overload = found
+    assert one.details["over_segmenter_ms"] == pytest.approx(one.median_ms - segmenter.median_ms)
+    assert one.details["sent"] == one.details["masks"] >= one.runs + 6 * six.runs
+    for row in (one, six, steady, overload):
+        counted = row.details["node"]
+        assert counted["published"] == row.details["masks"]
         assert counted["received"] == sum(counted[end] for end in node.ENDS)
-    assert rows[0].details["sent"] == 5 and rows[1].details["asked_hz"] > 0
 
 
 def test_stages_are_medians_of_the_timed_runs():
@@ -90,3 +159,39 @@ def test_a_wrong_label_is_refused():
     for wrong in (wanted[:5], wanted.astype(np.int64), wanted + 1, (wanted + 3) % 19):
         with pytest.raises(WrongOutputError):
             check_label(wrong, wanted, 19)
+
+
+def test_a_frame_path_without_a_gpu_has_no_graph_and_says_so():
+    graph, plain, overlapped = bench_frames(from_checkpoint("dsnet_synth19"), [Cell((64, 96), 2)], 0.01)
+    assert graph.status == overlapped.status == "failed" and "no CUDA graphs on this device" in graph.reason
+    assert plain.status == "ran" and plain.precision == "fp32" and plain.agreement > 0.999 and plain.ratio_to_eager > 0
+    assert plain.details["frames_per_second"] == pytest.approx(2000 / plain.median_ms)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and PyTorch with CUDA")
+def test_the_frame_path_of_a_gpu():
+    rows = bench_frames(from_checkpoint("dsnet_synth19"), [Cell((360, 640), batch, "cuda") for batch in (1, 6)], 0.05)
+    assert [(row.batch, row.status, row.precision) for row in rows] == [
+        (n, "ran", "fp16") for n in (1, 6) for _ in "abc"
+    ]
+
+
+def test_overlapped_frames_are_two_on_their_way_and_come_back_in_order():
+    sent, fetched, most = [], [], 0
+
+    class Sent:
+        def __init__(self, number):
+            self.number = number
+
+        def result(self):
+            fetched.append(self.number)
+
+    class Counting:
+        def submit(self, images):
+            nonlocal most
+            sent.append(Sent(len(sent)))
+            most = max(most, len(sent) - len(fetched))
+            return sent[-1]
+
+    _stream(Counting(), [])()
+    assert fetched == list(range(STREAMED)) and most == 2
