@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +89,9 @@ class Model:
         """The same while frames pass: without a search for cycles, which would hold all threads up."""
         self.segmenter = None
         if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+            # It may be refused while the worker captures a CUDA graph; the memory is then PyTorch's until it needs it.
+            with suppress(RuntimeError):
+                torch.cuda.empty_cache()
 
 
 def contract_of(name: str) -> Contract:
