@@ -53,7 +53,7 @@ class Plan:
     onnx: tuple[Path, ...] = ()
     model: str = "dsnet_synth19"
     node_runtimes: tuple[str, ...] = ()
-    seconds: float = 2.0
+    seconds: float = 1.0
 
     def __post_init__(self) -> None:
         unknown = [part for part in self.parts if part not in PARTS]

@@ -39,7 +39,7 @@ def bench(
             "can prepare if left out; it is prepared in a cache of the run's own."
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="For each contender at each size and batch.")] = 2.0,
+    seconds: Annotated[float, typer.Option(help="For each contender at each size and batch.")] = 1.0,
     output: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Draw speed against size and parameters there, a PNG.")] = None,
 ) -> None:
