@@ -29,7 +29,7 @@ def decide(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
     """
     if logits.device.type != "cpu":
         return _decide_at_once(logits, confidence)
-    if not confidence and logits.stride(1) == 1:
+    if not confidence and logits.stride(1) == 1 and logits.dtype != torch.float64:
         # all classes of a pixel lie side by side, as PyTorch's own reduction takes them best
         return logits.max(1).indices.to(torch.uint8), None
     batch, _, height, width = logits.shape

@@ -168,7 +168,7 @@ def _inputs(source: str, segmenter: Segmenter, size: Size) -> list[Tensor]:
     step, kept = 1, []
     for i, image in enumerate(_images(source)):
         if i % step == 0:
-            kept.append(segmenter._prepare(image, size))
+            kept.append(segmenter.prepare(image, size))
         if len(kept) == 2 * FRAMES:
             step, kept = 2 * step, kept[::2]
     if not kept:

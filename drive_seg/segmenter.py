@@ -280,8 +280,8 @@ class Segmenter:
         clock.lap("postprocess")
         return planes
 
-    def _prepare(self, image: np.ndarray, size: Size) -> Tensor:
-        """Upload, resize, normalise: uint8 BGR [H, W, 3] -> [1, 3, h, w]."""
+    def prepare(self, image: np.ndarray, size: Size) -> Tensor:
+        """An image as the network sees it, on its device: uint8 BGR [H, W, 3] -> [1, 3, h, w] for a size (h, w)."""
         return self._path.prepare(self._upload([image]), size)
 
     def _upload(self, images: Sequence[np.ndarray]) -> Tensor:

@@ -52,6 +52,28 @@ def test_ids_and_confidence_are_those_of_the_definition(shape: tuple[int, ...], 
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_a_gpu_does_at_once_is_the_same(dtype: torch.dtype, order: str) -> None:
+    """The operations that a CUDA graph holds, run here."""
+    logits = random_logits(2, 19, 23, 31, dtype=dtype).contiguous(memory_format=ORDERS[order])
+    logits[:, 3:5] = logits[:, 2:3]  # equals
+    logits[0, 7, 0, 0] = math.nan
+    logits[1, 5, 1, 1] = math.inf
+    for confidence in (False, True):
+        ids, sureness = decision._decide_at_once(logits, confidence)
+        wanted, steps = decide(logits, confidence)
+        assert torch.equal(ids, wanted)
+        if confidence:
+            assert (sureness.short() - steps.short()).abs().max() <= 1, "rounded"
+
+
+def test_ids_of_double_precision_do_not_depend_on_whether_confidence_is_asked_for() -> None:
+    logits = torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64).view(1, 2, 1, 1)
+    logits = logits.expand(1, 2, 3, 4).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(decide(logits, False)[0], decide(logits, True)[0])
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_a_cut_of_a_larger_tensor_is_decided_as_if_it_stood_alone(order: str) -> None:
     logits = random_logits(2, 6, 13, 18).contiguous(memory_format=ORDERS[order])
     for cut in (logits[..., :12, :15], logits[..., 1:, 3:], logits[1:], logits[:, 1:4], logits[..., ::2]):

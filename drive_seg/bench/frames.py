@@ -94,19 +94,10 @@ def _bench_size(
             calls[_label(row)] = _call(segmenter, picture, row.name == OUTPUTS[1], stages)
     tell(f"{where}: timing {len(calls)} in turn")
     outcomes = measure(calls, seconds, clock)
-    eager = outcomes.pop(_EAGER_CALL)
-    if isinstance(eager, Exception):
-        raise eager
-    beside = Row("network", subject.name, EAGER, "fp32", size_text(size), 1)
-    beside.take(eager)
+    beside = _beside(outcomes.pop(_EAGER_CALL), subject, size, 1)
     for label, outcome in outcomes.items():
-        row = rows[label]
-        if isinstance(outcome, Exception):
-            row.fail(outcome)
-            continue
-        row.take(outcome)
-        row.compare(beside)
-        row.details |= stage_figures(kept[label][-len(outcome) :], outcome)
+        if _take(rows[label], outcome, beside):
+            rows[label].details |= stage_figures(kept[label][-len(outcome) :], outcome)
     return list(rows.values())
 
 
@@ -166,20 +157,31 @@ def _bench_frames_at(
             continue
         calls[_label(row)] = _stream(segmenter, images) if name == STREAM else _frame(segmenter, images)
     outcomes = measure(calls, seconds, clock)
-    eager = outcomes.pop(_EAGER_CALL)
-    if isinstance(eager, Exception):
-        raise eager
-    beside = Row("network", subject.name, EAGER, "fp32", size_text(cell.size), cell.batch)
-    beside.take(eager)
+    beside = _beside(outcomes.pop(_EAGER_CALL), subject, cell.size, cell.batch)
     for label, outcome in outcomes.items():
         row = rows[label]
-        if isinstance(outcome, Exception):
-            row.fail(outcome)
-            continue
-        row.take([time / (STREAMED if row.name == STREAM else 1) for time in outcome])
-        row.compare(beside)
-        row.details["frames_per_second"] = 1e3 * cell.batch / row.median_ms
+        if _take(row, outcome, beside, STREAMED if row.name == STREAM else 1):
+            row.details["frames_per_second"] = 1e3 * cell.batch / row.median_ms
     return list(rows.values())
+
+
+def _beside(eager: list[float] | Exception, subject: Subject, size: Size, batch: int) -> Row:
+    """The eager network that ran in turn with the others; raises what it raised."""
+    if isinstance(eager, Exception):
+        raise eager
+    row = Row("network", subject.name, EAGER, "fp32", size_text(size), batch)
+    row.take(eager)
+    return row
+
+
+def _take(row: Row, outcome: list[float] | Exception, beside: Row, batches: int = 1) -> bool:
+    """Fill in seconds, each of so many batches, or the failure; False if it is one."""
+    if isinstance(outcome, Exception):
+        row.fail(outcome)
+        return False
+    row.take([seconds / batches for seconds in outcome])
+    row.compare(beside)
+    return True
 
 
 def _frame(segmenter: Segmenter, images: list[np.ndarray]) -> Callable[[], object]:

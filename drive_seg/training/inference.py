@@ -91,7 +91,7 @@ class Labeller:
         size = self._segmenter.network_size(*image.shape[:2])
         total: Tensor | None = None
         for scale in self._inference.scales:
-            pixels = self._segmenter._prepare(image, _scaled(size, scale))
+            pixels = self._segmenter.prepare(image, _scaled(size, scale))
             for flipped in (False, True) if self._inference.flip else (False,):
                 p = self._seen(pixels.flip(-1)).flip(-1) if flipped else self._seen(pixels)
                 p = _to_size(p, image.shape[:2])

@@ -260,15 +260,21 @@ def overloaded(
     made.close()
 
 
-def test_a_larger_input_that_cannot_be_loaded_leaves_the_step_that_goes_on(
-    overloaded: Overloaded, tmp_path: Path
-) -> None:
-    file = tmp_path / "own.safetensors"
+def make_smaller_and_spoil(overloaded: Overloaded, file: Path) -> bytes:
+    """Let the overload take the smaller input, and then spoil the model's file; what it held."""
     whole = file.read_bytes()
     overloaded.load = Load(10, 20, 1.0)
     overloaded.pass_seconds(OVERLOAD_S + 2)
     overloaded.about(lambda about: about.network_input == "48x72")
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    return whole
+
+
+def test_a_larger_input_that_cannot_be_loaded_leaves_the_step_that_goes_on(
+    overloaded: Overloaded, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.safetensors"
+    whole = make_smaller_and_spoil(overloaded, file)
 
     overloaded.load = Load(30, 0, 0.1)
     overloaded.pass_seconds(ROOM_S + 1)
@@ -286,11 +292,7 @@ def test_an_input_that_shall_not_be_small_any_more_is_tried_until_it_can_be_had(
     overloaded: Overloaded, tmp_path: Path
 ) -> None:
     file = tmp_path / "own.safetensors"
-    whole = file.read_bytes()
-    overloaded.load = Load(10, 20, 1.0)
-    overloaded.pass_seconds(OVERLOAD_S + 2)
-    overloaded.about(lambda about: about.network_input == "48x72")
-    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    whole = make_smaller_and_spoil(overloaded, file)
     overloaded.node.set_parameters([Parameter("degrade", value=False)])
     overloaded.pass_seconds(1)
     about = overloaded.about(lambda about: about.model_change.startswith("refused"))
