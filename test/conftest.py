@@ -1,7 +1,9 @@
 """What every test may ask for: the shared data and a DDS domain of its own."""
 
+import faulthandler
 import fcntl
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -10,16 +12,35 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported, and for what tests start. Threads of several processes that wait busily for each other on
+# the same few cores take several times as long; a test that is about threads says how many.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOMAINS = 100
 # Where this process looks next; starting at its id keeps concurrent runs apart before the locks have to.
 _next_domain = os.getpid()
+_TERMINAL = pytest.StashKey[int]()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _interruptible() -> None:
     """Ctrl-C counts for what tests start, also where a shell runs them in the background and so ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_TERMINAL] = os.dup(2)  # what pytest captures is not what a crash should be told to
+
+
+@pytest.fixture(autouse=True)
+def _crashes_print_stacks(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Lightning's Trainer, for one, sets every signal back to what Python knows of it, and so ends faulthandler's."""
+    yield
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if faulthandler.is_enabled() and not int(caught[1], 16) >> (signal.SIGSEGV - 1) & 1:
+        faulthandler.disable()
+        faulthandler.enable(pytestconfig.stash[_TERMINAL])
 
 
 @pytest.fixture(scope="session")

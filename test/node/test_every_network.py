@@ -23,10 +23,14 @@ SPEC = InputSpec(size=(64, 208))
 LABEL = "/camera/segmentation/label"
 
 
-@pytest.fixture(autouse=True)
-def no_leftovers(start_node: Any) -> Iterator[None]:
-    yield
-    start_node.kill_leftovers()
+@pytest.fixture(scope="module")
+def running(start_node: Callable[..., Any]) -> Iterator[Any]:
+    """One node for all networks, which are loaded into it one after the other."""
+    process = start_node()
+    process.wait_for_log("active: awaiting")
+    yield process
+    assert process.stop() == 0, process.log
+    assert "Traceback" not in process.log
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +70,12 @@ def untrained(tmp_path: Path, frames: list[np.ndarray]) -> Callable[[str], Path]
 
 @pytest.mark.parametrize("name", networks.names())
 def test_the_node_publishes_what_segmenter_says(
-    name: str, untrained: Callable, frames: list[np.ndarray], start_node: Callable, peer: Any
+    name: str, untrained: Callable, frames: list[np.ndarray], running: Any, peer: Any
 ) -> None:
     path = untrained(name)
     segmenter = Segmenter.load(path, device="cpu")
-    node = start_node(model=str(path))
-    node.wait_for_log("active")
+    assert peer.set_parameter("model", str(path)).successful
+    peer.wait_for_values("model", model=name, model_hash=segmenter.sha256)
     masks = peer.listen(LABEL)
     publisher = peer.publisher("/camera/image_raw", Image)
     for frame in frames[:2]:
@@ -79,4 +83,3 @@ def test_the_node_publishes_what_segmenter_says(
         assert expected.shape == frame.shape[:2] and len(np.unique(expected)) > 1
         mask = peer.answer(publisher, to_image(frame, peer.header(), "bgr8"), masks)
         assert np.array_equal(decode_label(mask), expected)
-    assert node.stop() == 0

@@ -1,7 +1,11 @@
 """Which sample comes when, on which device, and from where it is read."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 
 from drive_seg.labels import CAMVID11
 from drive_seg.training.data import InMemory, Patched, SegmentationData
@@ -136,10 +140,23 @@ def test_a_batch_passes_through_in_parts(recipe_file):
     assert data.steps_per_epoch == 2 and [len(label) for _, label in data.train_dataloader()] == [2, 2, 2, 2]
 
 
-def test_workers_change_nothing(recipe_file):
-    batches = []
-    for workers in (0, 2):
-        data = SegmentationData(load_recipe(recipe_file, [f"data.workers={workers}", "data.class_uniform=0.5"]))
-        data.setup("fit")
-        batches.append(list(data.train_dataloader()))
+BY_TWO_WORKERS = """
+import sys
+import torch
+from drive_seg.training.data import SegmentationData
+from drive_seg.training.recipe import load_recipe
+
+data = SegmentationData(load_recipe(sys.argv[1], ["data.workers=2", "data.class_uniform=0.5"]))
+data.setup("fit")
+torch.save(list(data.train_dataloader()), sys.argv[2])
+"""
+
+
+def test_workers_change_nothing(recipe_file, tmp_path):
+    """Workers are forks, which only a process without threads of other libraries should make: one of its own does."""
+    data = SegmentationData(load_recipe(recipe_file, ["data.class_uniform=0.5"]))
+    data.setup("fit")
+    file = tmp_path / "batches.pt"
+    subprocess.run([sys.executable, "-c", BY_TWO_WORKERS, str(recipe_file), str(file)], check=True, timeout=300)
+    batches = list(data.train_dataloader()), torch.load(file)
     assert all((a == b).all() for one, other in zip(*batches, strict=True) for a, b in zip(one, other, strict=True))

@@ -23,6 +23,9 @@ GPU_SHARE = 0.5
 class RayPool:
     """Tasks on a cluster; one that dies costs its recording alone.
 
+    Ray leaves threads behind in the process that used it, and takes faulthandler's place for signals: that process
+    should soon end, and not fork.
+
     Args:
         job: what all of them do.
         address: "local" for workers of this machine, "auto" for the cluster it is part of, or HOST:PORT.
@@ -34,6 +37,7 @@ class RayPool:
     """
 
     def __init__(self, job: Job, address: str, jobs: int, watcher: Watcher) -> None:
+        _check_reachable(address)
         # Before the import: Ray reads it there, and would report its use over the network.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
@@ -41,7 +45,6 @@ class RayPool:
         except ImportError as error:
             raise ValueError("--ray needs the Python package 'ray', which the extra 'cluster' installs") from error
         self._ray, self._job, self._jobs, self._watcher = ray, job, jobs, watcher
-        _check_reachable(address)
         local = {"include_dashboard": False, "num_cpus": jobs or None} if address == "local" else {}
         self._is_ours = not ray.is_initialized()
         try:
