@@ -168,6 +168,12 @@ def test_the_foxglove_layout_shows_the_outputs_of_a_camera(shipped_layout: dict[
     assert set(topics) == seen
 
 
+def test_the_times_of_a_paused_recording_are_shown(shipped_layout: dict[str, Any]) -> None:
+    # A plot that follows the present stays empty where time stands still or jumps, as it does in a recording.
+    plots = [panel for name, panel in shipped_layout["configById"].items() if name.startswith("Plot!")]
+    assert plots and not [panel for panel in plots if "followingViewWidth" in panel]
+
+
 def test_every_camera_has_its_displays_in_rviz(view: dict[str, Any]) -> None:
     config = view["rviz_config"](TOPICS, "car", "vehicle")
     shown = check_rviz(config, types_of_all())
