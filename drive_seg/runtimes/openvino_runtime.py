@@ -11,7 +11,7 @@ from drive_seg.checkpoint import CheckpointError
 from drive_seg.runtimes import parse_device
 from drive_seg.runtimes.onnx_file import OnnxFile
 from drive_seg.runtimes.onnx_runtime import OnnxRuntime
-from drive_seg.runtimes.sessions import OpenvinoModel, import_runtime, precisions, thread_count
+from drive_seg.runtimes.sessions import OpenvinoModel, import_runtime, openvino_core, precisions, thread_count
 
 PRECISION_NOTE = ["drive_seg", "precision"]
 """Where ``drive-seg export`` notes in an .xml file what it shall be computed in: fp32, bf16 or int8."""
@@ -50,7 +50,7 @@ class OpenvinoRuntime(OnnxRuntime):
         with file.unpacked() as path:
             try:
                 # Read whole: the files are gone afterwards.
-                model = openvino.Core().read_model(path, config={"ENABLE_MMAP": False})
+                model = openvino_core().read_model(path, config={"ENABLE_MMAP": False})
             except Exception as error:  # OpenVINO's exceptions have no other base
                 reason = " ".join(str(error).split()).replace(f"{path.parent}/", "")[:400]
                 raise self._misfit(f"openvino {openvino.__version__} cannot run it: {reason}") from error

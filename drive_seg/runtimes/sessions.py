@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +43,19 @@ def import_runtime(name: str) -> ModuleType:
         ) from error
 
 
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's Core: one for as long as the process lives.
+
+    With the last Core goes the stack that OpenVINO gave the thread for signals, while the thread still has it: the next
+    signal that Python handles, a Ctrl-C, then ends the process with a segmentation fault (seen with OpenVINO 2026.4).
+
+    Raises:
+        ValueError: if OpenVINO cannot be imported.
+    """
+    return import_runtime("openvino").Core()
+
+
 def precisions(name: str, device: str = "cpu") -> tuple[str, ...]:
     """What a runtime can compute a checkpoint in on a device of this machine; only "inductor" knows others than "cpu".
 
@@ -51,7 +65,7 @@ def precisions(name: str, device: str = "cpu") -> tuple[str, ...]:
     if name == compiled.NAME:
         return compiled.precisions(device)
     if name == "openvino":
-        able = import_runtime(name).Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return ("fp32", "bf16") if "BF16" in able else ("fp32",)
     import_runtime(name)
     return ("fp32",)
@@ -113,7 +127,7 @@ class OpenvinoModel:
         self._by_pixel = [_ends_in_convolution(port) for port in self.outputs]
         if any(self._by_pixel):
             model = _written_by_pixel(openvino, model.clone(), self._by_pixel)
-        self._request = openvino.Core().compile_model(model, "CPU", config).create_infer_request()
+        self._request = openvino_core().compile_model(model, "CPU", config).create_infer_request()
 
     def __call__(self, given: dict[int, np.ndarray]) -> list[np.ndarray]:
         """Arrays by the number of the input -> one per output, of the declared shape, which the next call overwrites.
@@ -161,7 +175,7 @@ def _open_onnxruntime(onnxruntime: ModuleType, graph: bytes, precision: str, thr
 
 
 def _open_openvino(openvino: ModuleType, graph: bytes, precision: str, threads: int) -> Session:
-    return openvino_session(OpenvinoModel(openvino, openvino.Core().read_model(graph), precision, threads))
+    return openvino_session(OpenvinoModel(openvino, openvino_core().read_model(graph), precision, threads))
 
 
 def openvino_session(model: OpenvinoModel) -> Session:

@@ -1,5 +1,8 @@
 """Every runtime labels as PyTorch does in fp32, and the cache is trusted only where its key fits."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -58,14 +61,33 @@ def picture(height, width, seed=0):
 
 
 def test_openvino_leaves_logits_as_its_convolution_writes_them(small):
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     _, graph = small
     image = torch.from_numpy(picture(*SMALL)).permute(2, 0, 1)[None].float() / 255
-    core = openvino.Core()
+    core = sessions.openvino_core()
     plain = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     logits = sessions.open_session("openvino", graph)(image)
     assert logits.shape == (1, 11, *SMALL) and logits.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(logits.numpy(), plain([image.contiguous().numpy()])[0])
+
+
+def test_signals_are_handled_after_the_last_model_of_openvino_is_gone(small, tmp_path):
+    """The stack that OpenVINO gives the thread for signals must not go with a model."""
+    pytest.importorskip("openvino")
+    (tmp_path / "graph.onnx").write_bytes(small[1])
+    program = (
+        "import os, pathlib, signal, sys, threading\n"
+        "from drive_seg.runtimes.sessions import open_session\n"
+        "models = [open_session('openvino', pathlib.Path(sys.argv[1]).read_bytes()) for _ in range(2)]\n"
+        "thread = threading.Thread(target=models.clear)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "signal.signal(signal.SIGUSR1, lambda *arguments: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "graph.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_openvino_gives_every_output_in_its_declared_shape():
