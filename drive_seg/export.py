@@ -22,7 +22,7 @@ from drive_seg.checkpoint import Checkpoint
 from drive_seg.files import written_aside
 from drive_seg.labels import LabelMap, label_map
 from drive_seg.replay.sources import SourceError, open_source
-from drive_seg.runtimes import MULTIPLE, Size
+from drive_seg.runtimes import MULTIPLE, Size, native
 from drive_seg.runtimes.conversion import (
     OUTPUT,
     ConversionError,
@@ -39,6 +39,7 @@ from drive_seg.runtimes.sessions import (
     OpenvinoModel,
     import_runtime,
     open_session,
+    openvino_core,
     openvino_session,
     precisions,
 )
@@ -48,6 +49,8 @@ FORMS = {"onnx": ("onnxruntime", ("fp32",)), "openvino": ("openvino", ("fp32", "
 """What can be written: the runtime that checks it, and the precisions."""
 FRAMES = 128
 """How many frames of a source are used."""
+
+_NO_IMAGES = "precision int8 is calibrated on images like those of the vehicle: name some to calibrate on"
 
 LEFT_IN_FLOAT = ["Equal", "ReduceMax", "CumSum", "Subtract", "Multiply", "Add", "Concat", "MaxPool", "Interpolate"]
 """Operations between the convolutions, as those that say where a maximum stood. Rounding their inputs to int8 costs
@@ -128,7 +131,7 @@ def export(
         _place({path: graph}, loaded, size)
         return Exported(path, size, precision, share, len(inputs), seen_in)
     openvino = import_runtime(runtime)
-    model = openvino.Core().read_model(graph)
+    model = openvino_core().read_model(graph)
     if quantised:
         model = _quantised(model, calibration)
     if precision != "fp32":
@@ -137,6 +140,30 @@ def export(
     model.set_rt_info(precision, PRECISION_NOTE)
     _place(_openvino_files(openvino, model, path), loaded, size)
     return Exported(path, size, precision, share, len(inputs), seen_in)
+
+
+def prepare_native(loaded: Checkpoint, precision: str, size: Size, source: str | None) -> tuple[Path, float]:
+    """Prepare the runtime "native" for a checkpoint on this machine, checked on images of a source.
+
+    Args:
+        loaded: a DSNet.
+        precision: "fp32", "bf16", or "int8", which is calibrated on three of four images.
+        size: (height, width) of the network's input for the check; the kernels take any.
+        source: as for :func:`export`.
+
+    Returns:
+        the kernels' file, and the share of pixels, 0..1, labelled as PyTorch does in fp32.
+
+    Raises:
+        ValueError: as of :func:`drive_seg.runtimes.native.prepare`, or if the source will not do.
+    """
+    native.check_precision(precision)
+    if source is None:
+        if precision == "int8":
+            raise ValueError(_NO_IMAGES)
+        return native.prepare(loaded, precision)
+    segmenter = Segmenter(loaded.build_network(), loaded.contract, device="cpu", precision="fp32")
+    return native.prepare(loaded, precision, _inputs(source, segmenter, size))
 
 
 def _checked(path: Path, form: str, precision: str, size: Size, source: str | None) -> str:
@@ -154,9 +181,7 @@ def _checked(path: Path, form: str, precision: str, size: Size, source: str | No
         raise ValueError(f"{path.parent}: there is no such folder")
     if precision == "int8":
         if source is None:
-            raise ValueError(
-                "precision int8 is calibrated on images like those of the vehicle: name some to calibrate on"
-            )
+            raise ValueError(_NO_IMAGES)
         _import_nncf()
     elif precision not in precisions(runtime):
         raise ValueError(f"precision '{precision}' cannot be had: this machine's processor cannot check it")

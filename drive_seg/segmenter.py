@@ -78,7 +78,7 @@ class Segmenter:
             precision are then the runtime's.
         contract: what the network expects and what its ids mean.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
-        precision: "auto" (fp16 on CUDA, fp32 on the CPU), "fp32", "fp16" or "bf16".
+        precision: "auto" (fp16 on CUDA, fp32 on the CPU), "fp32", "fp16", "bf16", or "int8" with the runtime "native".
         input_size: (height, width) whose pixel count the network sees instead of the contract's.
         sha256: the model's content hash.
         graphs: use CUDA graphs where the runtime can be captured; the environment variable DRIVE_SEG_CUDA_GRAPHS=0
@@ -86,7 +86,7 @@ class Segmenter:
         tell: receives a sentence for the log, from a thread that labels, if they had to be given up.
 
     Attributes:
-        runtime: who executes it: "torch", "inductor", "onnxruntime" or "openvino".
+        runtime: who executes it: "torch", "native", "inductor", "onnxruntime" or "openvino".
 
     Raises:
         ValueError: if device, precision or input size cannot be had; the sentence says what can.
@@ -132,9 +132,9 @@ class Segmenter:
 
         Args:
             path, device, precision, input_size: see the class; a file that is no checkpoint brings its precision.
-            runtime: "auto" (the fastest that is installed and, for a checkpoint, prepared), "torch", "inductor",
-                "onnxruntime" or "openvino". One that was asked for by name is prepared here if it is not yet, which
-                takes a while.
+            runtime: "auto" (the fastest that is installed and, for a checkpoint, prepared), "torch", "native",
+                "inductor", "onnxruntime" or "openvino". One that was asked for by name is prepared here if it is not
+                yet, which takes a while.
             threads: how many the network may use on the CPU; 0 is the runtime's own choice.
             tell: receives sentences for the log: what is being prepared, what is not prepared and how to change that.
             graphs: see the class.

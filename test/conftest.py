@@ -64,6 +64,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="session")
+def kernels_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kernels of the runtime "native", compiled once; the test is skipped where there is no C++ compiler."""
+    from drive_seg.native import library
+
+    if not library.can_compile():
+        pytest.skip("there is no C++ compiler")
+    file = tmp_path_factory.mktemp("kernels") / "kernels.so"
+    file.write_bytes(library.compile_library())
+    return file
+
+
 @pytest.fixture
 def ros_domain_id(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A ROS domain that no other running test uses (1..100), set as ROS_DOMAIN_ID here and for children.

@@ -37,8 +37,8 @@ class Contender:
         return f"{self.name} {self.runtime} {self.precision}"
 
     def takes_part(self, cell: Cell, cells: Sequence[Cell]) -> bool:
-        """Whether it runs in this cell: heavy networks, unless asked for, only in the cheapest one."""
-        if self.subject is not None and self.subject.heavy and not self.asked:
+        """Whether it runs in this cell: what is heavy or compiled for a size only in the cheapest unless asked for."""
+        if self.subject is not None and (self.subject.heavy or self.way.first_only) and not self.asked:
             return cell == min(cells, key=_work)
         return True
 
@@ -80,7 +80,7 @@ def contenders(subjects: Sequence[Subject], device: str, wanted: Sequence[str] =
         Contender(subject, subject.name, way.runtime, way.precision, way)
         for number, subject in enumerate(subjects)
         for way in ways(device)
-        if number == 0 or not way.needs_trained
+        if (number == 0 or not way.needs_trained) and way.network in (None, subject.network)
     ]
     if not wanted:
         return [c for c in everyone if c.runtime == EAGER or not (c.subject.heavy or _slow(c, subjects[0]))]

@@ -21,10 +21,10 @@ from drive_seg.bench.frames import IMAGE
 from drive_seg.bench.rows import NotInstalledError, Row, Size, size_text
 from drive_seg.bench.subjects import Subject
 from drive_seg.bench.timing import percentile
-from drive_seg.bench.ways import EXPORT_EXTRA, graph_of, package_of, require
+from drive_seg.bench.ways import EXPORT_EXTRA, calibration_images, graph_of, package_of, require
 from drive_seg.dds_profile import large_image_environment
 from drive_seg.replay.processes import Child, Children
-from drive_seg.runtimes import NAMES, cache, compiled
+from drive_seg.runtimes import NAMES, cache, compiled, native
 from drive_seg.runtimes.choice import FASTEST_FIRST
 from drive_seg.runtimes.prepared import form_of
 from drive_seg.runtimes.sessions import EXTRAS
@@ -165,16 +165,16 @@ def _account(row: Row, phase: Mapping[str, Any]) -> None:
 
 def _runtime_and_precision(words: str) -> tuple[str, str]:
     runtime, _, precision = " ".join(words.split()).partition(" ")
-    if runtime == "auto" or runtime not in NAMES or precision not in ("", "fp32", "fp16", "bf16"):
+    if runtime == "auto" or runtime not in NAMES or precision not in ("", "fp32", "fp16", "bf16", "int8"):
         raise ValueError(
             f"node runtime '{words}' is not one of {', '.join(name for name in NAMES if name != 'auto')}, with or "
-            "without fp32, fp16 or bf16 behind it"
+            "without fp32, fp16, bf16 or int8 behind it"
         )
     return runtime, precision or "auto"
 
 
 def _can_prepare(runtime: str) -> bool:
-    if runtime == compiled.NAME:
+    if runtime in (native.NAME, compiled.NAME):
         return compiled.can_compile()
     return all(importlib.util.find_spec(package) is not None for package in (runtime, "onnx", "onnxscript"))
 
@@ -190,6 +190,10 @@ def _prepare(subject: Subject, size: Size, runtime: str, precision: str, device:
     if runtime == "torch":
         return
     precision = {"auto": "fp16" if device.startswith("cuda") else "fp32"}.get(precision, precision)
+    if runtime == native.NAME:
+        with _cache_in(folder):
+            native.prepare(subject.checkpoint, precision, calibration_images(subject) if precision == "int8" else ())
+        return
     for seen in {network_size(size, *size), network_size(size, *IMAGE)}:
         if runtime == compiled.NAME:
             graph = package_of(subject, seen, precision, device)

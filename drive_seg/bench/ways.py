@@ -17,18 +17,25 @@ from torch import Tensor, nn
 
 from drive_seg.bench.rows import Cell, NotInstalledError, Size
 from drive_seg.bench.subjects import Subject
+from drive_seg.native.calibration import calibrate
+from drive_seg.native.library import Library, compile_library
 from drive_seg.networks import catalog
 from drive_seg.networks.fold import fold
-from drive_seg.runtimes import Runtime, compiled
+from drive_seg.replay.sources import open_source
+from drive_seg.runtimes import Runtime, compiled, native
 from drive_seg.runtimes.conversion import ConversionError, to_onnx
 from drive_seg.runtimes.pytorch import TorchRuntime
 from drive_seg.runtimes.sessions import EXTRAS, Session, open_session, precisions
+from drive_seg.segmenter import Segmenter
 
 EAGER = "torch eager"
 """The yardstick: the unfolded network in PyTorch, fp32, NCHW, all threads."""
 EXPORT_EXTRA = "export"
 CALIBRATION = "synth:seed=3,frames=16,size=640x360"
 """What int8 is calibrated on, and checked: a quarter is kept for the check."""
+
+
+CALIBRATION_SIZE = (360, 640)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,9 @@ class Way:
         open: makes a network ready to run in a cell; NotInstalledError if what it needs is not there.
         needs_trained: only decided classes survive its rounding, so it is for trained weights.
         slow_to_open: it is calibrated first, so it takes part only where it is asked for.
-        first_only: it is compiled first, so of other networks than the first it takes part only where it is asked for.
+        first_only: it is compiled first for each size, so with other networks than the first, and other sizes than the
+            smallest, it takes part only where it is asked for.
+        network: the one network of the catalog that it is for; any if None.
     """
 
     runtime: str
@@ -49,6 +58,7 @@ class Way:
     needs_trained: bool = False
     slow_to_open: bool = False
     first_only: bool = False
+    network: str | None = None
 
 
 class Opened(Runtime):
@@ -79,6 +89,9 @@ def ways(device: str) -> list[Way]:
         eager,
         Way("torch", "fp32", _torch("fp32")),
         Way("torch", "bf16", _torch("bf16"), needs_trained=True),
+        Way("native", "fp32", _native("fp32"), network="dsnet"),
+        Way("native", "bf16", _native("bf16"), needs_trained=True, network="dsnet"),
+        Way("native", "int8", _native("int8"), needs_trained=True, network="dsnet"),
         Way("inductor", "fp32", _compiled("fp32"), first_only=True),
         Way("inductor", "bf16", _compiled("bf16"), needs_trained=True, first_only=True),
         Way("onnxruntime", "fp32", _graph("onnxruntime", "fp32")),
@@ -105,6 +118,44 @@ def _graph(runtime: str, precision: str) -> Callable[[Subject, Cell], Runtime]:
         return Opened(runtime, precision, cell.device, _one_by_one(session))
 
     return opened
+
+
+def _native(precision: str) -> Callable[[Subject, Cell], Runtime]:
+    def opened(subject: Subject, cell: Cell) -> Runtime:
+        if precision not in native.precisions():
+            raise NotInstalledError(f"native does not compute in {precision} on this processor")
+        network, library = fold(subject.build()), kernels()
+        factors = factors_of(subject) if precision == "int8" else None
+        return native.NativeRuntime(network, library, precision, factors)
+
+    return opened
+
+
+@lru_cache(maxsize=1)
+def kernels() -> Library:
+    """The native kernels, compiled for this run.
+
+    Raises:
+        NotInstalledError: if there is no C++ compiler.
+    """
+    if not compiled.can_compile():
+        raise NotInstalledError("not installed: a C++ compiler (g++), which native's kernels are made with")
+    with TemporaryDirectory(prefix="drive_seg_bench_") as folder:
+        path = Path(folder) / "kernels.so"
+        path.write_bytes(compile_library())
+        return Library(path)
+
+
+@lru_cache(maxsize=8)
+def factors_of(subject: Subject) -> dict[str, float]:
+    """What the bytes of a network in int8 stand for, calibrated on synthetic frames."""
+    return calibrate(fold(subject.build()), calibration_images(subject), kernels())
+
+
+def calibration_images(subject: Subject) -> list[Tensor]:
+    """Synthetic frames as a network wants them: float32 [1, 3, h, w] each."""
+    segmenter = Segmenter(subject.checkpoint.build_network(), subject.checkpoint.contract, "cpu", "fp32")
+    return [segmenter.prepare(record.image(), CALIBRATION_SIZE) for record in open_source(CALIBRATION)]
 
 
 def _compiled(precision: str) -> Callable[[Subject, Cell], Runtime]:

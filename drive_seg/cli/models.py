@@ -69,11 +69,13 @@ def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
 
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A .safetensors file, or a model of the package.")],
-    to: Annotated[str, typer.Option(help="onnx, for ONNX Runtime, openvino, or with --prepare inductor.")],
+    to: Annotated[str, typer.Option(help="onnx, for ONNX Runtime, openvino, or with --prepare native or inductor.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="An .onnx file, or an .xml file for OpenVINO.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32; for OpenVINO bf16 or int8; for inductor bf16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32; for OpenVINO and native bf16, int8; for inductor bf16.")
+    ] = "fp32",
     size: Annotated[
         str | None,
         typer.Option(help="HEIGHTxWIDTH of the network's input, multiples of 8; the model's own if left out."),
@@ -98,7 +100,8 @@ def export(
 ) -> None:
     """Convert a checkpoint for ONNX Runtime or OpenVINO: to files with a contract, or for this machine alone.
 
-    --prepare --to inductor compiles it, with g++, to machine code for this processor: the fastest on a CPU.
+    --prepare --to native compiles, with g++ and once for all of them, what runs DSNets fastest on a CPU, in any size;
+    --prepare --to inductor compiles one network of any kind for one size.
 
     The result is for one size of the network's input and is checked against PyTorch before it takes its place.
     Calibration takes 128 images, a quarter of which it keeps for the comparison.
@@ -116,12 +119,25 @@ def export(
         raise ValueError("--size and --camera are given; one of them says the size")
     chosen = size_of(size) or (network_size(loaded.contract.input.size, *size_of(camera)) if camera else None)
     if prepare:
-        if output or calibrate or dataset or (precision != "fp32" and to != "inductor"):
+        own = to in ("native", "inductor")
+        if output or dataset or (calibrate and to != "native") or (precision != "fp32" and not own):
             raise ValueError(
-                "--prepare takes none of --output, --calibrate and --dataset, and --precision only with --to inductor"
+                "--prepare takes neither --output nor --dataset, --calibrate only with --to native, and --precision "
+                "only with --to native or inductor"
             )
         size_of_input = chosen or network_size(loaded.contract.input.size, *loaded.contract.input.size)
         runtime = {"onnx": "onnxruntime"}.get(to, to)
+        if to == "native":
+            if device != "cpu":
+                raise ValueError("--to native is for the cpu")
+            kernels, share = export.prepare_native(loaded, precision, size_of_input, calibrate)
+            print_json({"runtime": to, "precision": precision, "agreement": share, "path": str(kernels)}, figures)
+            typer.echo(
+                f"{path.name} is prepared for native in {precision}, which labels {100 * share:.3f} % of the pixels as "
+                f"PyTorch does in fp32: {kernels}",
+                err=True,
+            )
+            return
         where = prepare_for(runtime, loaded, size_of_input, precision, device)
         print_json({"runtime": runtime, "size": list(size_of_input), "path": str(where)}, figures)
         typer.echo(f"{path.name} is prepared for {runtime} in {size_of_input[0]}x{size_of_input[1]}: {where}", err=True)

@@ -19,8 +19,8 @@ MODEL = (
 Checkpoint = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as JSON; - is standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")]
-Runtime = Annotated[str, typer.Option(help="auto, torch, inductor, onnxruntime or openvino.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, fp16, bf16, or int8 with the runtime native.")]
+Runtime = Annotated[str, typer.Option(help="auto, torch, native, inductor, onnxruntime or openvino.")]
 InputSize = Annotated[
     str | None,
     typer.Option(help="HEIGHTxWIDTH whose pixel count the network sees; the model's own if left out."),

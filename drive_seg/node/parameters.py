@@ -114,16 +114,17 @@ NODE_SPECS: Mapping[str, Spec] = {
     "autostart": Spec(True, "configure and activate at start, without waiting for a lifecycle manager", Change.NEVER),
     "precision": Spec(
         "auto",
-        "arithmetic of the network: auto (fp16 on CUDA, fp32 on the CPU), fp32, fp16 or bf16",
+        "arithmetic of the network: auto (fp16 on CUDA, fp32 on the CPU), fp32, fp16, bf16, or int8 with the runtime "
+        "native",
         Change.RELOADS,
-        check=one_of("auto", "fp32", "fp16", "bf16"),
+        check=one_of("auto", "fp32", "fp16", "bf16", "int8"),
     ),
     "runtime": Spec(
         "auto",
-        "who executes the network: auto (the fastest that is installed and prepared), torch, inductor, onnxruntime or "
-        "openvino",
+        "who executes the network: auto (the fastest that is installed and prepared), torch, native, inductor, "
+        "onnxruntime or openvino",
         Change.RELOADS,
-        check=one_of("auto", "torch", "inductor", "onnxruntime", "openvino"),
+        check=one_of("auto", "torch", "native", "inductor", "onnxruntime", "openvino"),
     ),
     "threads": Spec(0, "CPU threads of the network; 0 is the runtime's own choice", span=(0, 1024)),
     "input_size": Spec(

@@ -39,7 +39,7 @@ def prepared_sizes(form: str, sha256: str) -> list[Size]:
     try:
         if not folder.is_dir():
             return []
-        _check_private(folder)
+        check_private(folder)
     except OSError as error:
         raise ValueError(f"the cache {folder} cannot be read ({error})") from error
     found = []
@@ -60,7 +60,7 @@ def read(form: str, sha256: str, size: Size) -> bytes | None:
     file = _file(form, sha256, size)
     if not file.is_file():
         return None
-    _check_private(file.parent)
+    check_private(file.parent)
     head, _, graph = file.read_bytes().partition(b"\n")
     wanted = {**_key(form, sha256, size), "graph": hashlib.sha256(graph).hexdigest()}
     return graph if head == canonical_json(wanted).encode() else None
@@ -74,17 +74,11 @@ def write(form: str, sha256: str, size: Size, graph: bytes) -> Path:
     """
     file = _file(form, sha256, size)
     key = {**_key(form, sha256, size), "graph": hashlib.sha256(graph).hexdigest()}
+    make_private(file.parent)
     try:
-        root().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for folder in (root(), file.parent):
-            folder.mkdir(exist_ok=True, mode=0o700)
-        _check_private(file.parent)
         write_atomically(file, canonical_json(key).encode() + b"\n" + graph)
     except OSError as error:
-        raise ValueError(
-            f"the cache {root()} cannot be written ({error}): set XDG_CACHE_HOME to a folder that can, or give the "
-            "node an exported file (drive-seg export -o) as its model"
-        ) from error
+        raise unwritable(error) from error
     return file
 
 
@@ -116,12 +110,12 @@ def _key(form: str, sha256: str, size: Size) -> dict[str, Any]:
         **(compiled.key(*rest) if runtime == compiled.NAME else {runtime: version(runtime)}),
         "torch": torch.__version__,
         "drive_seg": drive_seg.__version__,
-        "networks": _networks_sha256(),
+        "networks": networks_sha256(),
     }
 
 
 @cache
-def _networks_sha256() -> str:
+def networks_sha256() -> str:
     """Of the networks' sources, which decide what weights mean."""
     digest = hashlib.sha256()
     for file in sorted(Path(networks.__file__).parent.glob("*.py")):
@@ -140,7 +134,30 @@ def _header(file: Path) -> dict[str, Any] | None:
     return key
 
 
-def _check_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
+    """Make a folder of the cache, for its user alone.
+
+    Raises:
+        ValueError: if it cannot be made, or others can write to it.
+    """
+    try:
+        root().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for part in (root(), folder):
+            part.mkdir(exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise unwritable(error) from error
+    check_private(folder)
+
+
+def unwritable(error: OSError) -> ValueError:
+    """What to say of a cache that cannot be written."""
+    return ValueError(
+        f"the cache {root()} cannot be written ({error}): set XDG_CACHE_HOME to a folder that can, or give the "
+        "node an exported file (drive-seg export -o) as its model"
+    )
+
+
+def check_private(folder: Path) -> None:
     """Refuse a cache into which somebody else may have put something."""
     for part in (root(), folder):
         about = part.lstat()

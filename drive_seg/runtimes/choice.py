@@ -1,8 +1,9 @@
 """Which runtime executes a model: as asked for, or the fastest that is installed and prepared.
 
 "auto" goes by rule and not by timing, so that a vehicle does the same at every start: on CUDA PyTorch; on the CPU
-compiled code, ONNX Runtime or OpenVINO, PyTorch, the first of them that is installed, prepared for this checkpoint and
-able to compute in the precision asked for. It never takes half precision by itself on a CPU: too many labels change.
+the package's own kernels, compiled code, OpenVINO or ONNX Runtime, PyTorch, the first of them that is installed,
+prepared for this checkpoint and able to compute in the precision asked for. It never takes half precision by itself on
+a CPU: too many labels change.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from importlib.util import find_spec
 import torch
 
 from drive_seg.checkpoint import Checkpoint
-from drive_seg.runtimes import NAMES, Runtime, Size, cache, compiled, parse_device
+from drive_seg.runtimes import NAMES, Runtime, Size, cache, compiled, native, parse_device
 from drive_seg.runtimes.onnx_file import OnnxFile, is_openvino
 from drive_seg.runtimes.onnx_runtime import OnnxRuntime
 from drive_seg.runtimes.openvino_runtime import OpenvinoRuntime
@@ -20,8 +21,10 @@ from drive_seg.runtimes.prepared import PreparedRuntime, Tell, check_precision, 
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device
 from drive_seg.runtimes.sessions import precisions
 
-FASTEST_FIRST = ("inductor", "openvino", "onnxruntime")
+FASTEST_FIRST = ("native", "inductor", "openvino", "onnxruntime")
 """On a CPU; PyTorch comes after them."""
+_OWN = (native.NAME, compiled.NAME)
+"""Those that need no other package than PyTorch."""
 
 
 def for_checkpoint(
@@ -51,6 +54,8 @@ def for_checkpoint(
         raise ValueError(f"device '{device}' cannot be had: {runtime} runs checkpoints on the cpu, torch on CUDA")
     else:
         device = "cpu"
+    if runtime == native.NAME:
+        return _native(loaded, precision, tell)
     precision = check_precision(runtime, precision, device)
     if size not in cache.prepared_sizes(form_of(runtime, precision, device), loaded.sha256):
         tell(f"preparing {loaded.path.name} for {runtime} in {size[0]}x{size[1]}, once on this machine")
@@ -69,7 +74,7 @@ def for_file(file: OnnxFile, device: str, precision: str, runtime: str, threads:
     own = "openvino" if is_openvino(file.path) else "onnxruntime"
     if runtime == "auto":
         runtime = own
-    if runtime in ("torch", compiled.NAME) or (runtime == "onnxruntime" and own == "openvino"):
+    if runtime in ("torch", native.NAME, compiled.NAME) or (runtime == "onnxruntime" and own == "openvino"):
         raise ValueError(f"runtime '{runtime}' cannot run {file.path.name}: take {own}")
     return {"openvino": OpenvinoRuntime, "onnxruntime": OnnxRuntime}[runtime](file, device, precision, threads)
 
@@ -82,17 +87,36 @@ def check_wish(runtime: str, threads: int) -> None:
         raise ValueError(f"threads must be 0, for the runtime's own choice, or more, not {threads}")
 
 
+def _native(loaded: Checkpoint, precision: str, tell: Tell) -> Runtime:
+    precision = "fp32" if precision == "auto" else precision
+    native.check_precision(precision)
+    factors = native.read_factors(loaded) if precision == "int8" else None
+    if precision == "int8" and factors is None:
+        command = how_to_prepare(loaded.path, native.NAME, loaded.contract.input.size, precision)
+        raise ValueError(f"{loaded.path.name} is not calibrated for int8 on this machine: {command}")
+    if not native.is_prepared(loaded, precision):
+        tell(f"compiling the kernels of the runtime {native.NAME}, once on this machine")
+        native.prepare(loaded, "fp32" if factors else precision)
+    library = native.open_library(native.library_file())
+    return native.NativeRuntime(loaded.build_network(), library, precision, factors)
+
+
 def _rule(loaded: Checkpoint, device: str, precision: str, size: Size, tell: Tell) -> str:
     if device not in ("auto", "cpu") or choose_device(device) != "cpu":
         return "torch"
     precision, unprepared = "fp32" if precision == "auto" else precision, []
     for name in FASTEST_FIRST:
-        if name != compiled.NAME and find_spec(name) is None:
+        if name not in _OWN and find_spec(name) is None:
+            continue
+        if name == native.NAME and not native.runs(loaded):
             continue
         try:
             # Looked up first: what a runtime can do is known only once it is imported, which takes a while.
-            prepared = cache.prepared_sizes(form_of(name, precision), loaded.sha256)
-            if prepared and precision in precisions(name):
+            if name == native.NAME:
+                prepared = native.is_prepared(loaded, precision)
+            else:
+                prepared = bool(cache.prepared_sizes(form_of(name, precision), loaded.sha256))
+            if prepared and precision in (native.precisions() if name == native.NAME else precisions(name)):
                 return name
         except ValueError as error:
             tell(f"runtime auto does not take {name}: {error}")
@@ -108,5 +132,7 @@ def _rule(loaded: Checkpoint, device: str, precision: str, size: Size, tell: Tel
 def _is_worth_preparing(name: str, precision: str) -> bool:
     if name == "onnxruntime":
         return precision == "fp32"
+    if name == native.NAME:
+        return precision in native.precisions() and compiled.can_compile()
     # The processor decides, for OpenVINO as for the compiler.
     return precision in compiled.precisions("cpu") and (name != compiled.NAME or compiled.can_compile())

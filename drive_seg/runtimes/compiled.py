@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drive_seg.native.library import can_compile, compiler
 from drive_seg.networks.channels_last import ForCompiler
 from drive_seg.networks.fold import Folded
 from drive_seg.runtimes import Size
@@ -38,7 +38,7 @@ def precisions(device: str = "cpu") -> tuple[str, ...]:
     if device != "cpu":
         return ("fp32", "fp16", "bf16")
     if platform.machine() in ("x86_64", "AMD64"):
-        able = bool({"avx512_bf16", "amx_bf16"} & set(_processor().get("flags", "").split()))
+        able = processor_can("avx512_bf16") or processor_can("amx_bf16")
     else:
         able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return ("fp32", "bf16") if able else ("fp32",)
@@ -46,12 +46,8 @@ def precisions(device: str = "cpu") -> tuple[str, ...]:
 
 def key(precision: str, device: str = "cpu") -> dict[str, Any]:
     """All that the machine code depends on beside the checkpoint, its network and the input's size."""
-    build = {"precision": precision, "torch_build": torch.version.git_version, "machine": platform.machine()}
     # GPU code comes with a part for the processor.
-    about = _processor()
-    flags = about.get("flags", about.get("Features", ""))
-    build["processor"] = about.get("model name", about.get("CPU part", platform.processor()))
-    build["processor_flags"] = hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()
+    build = {"precision": precision, "torch_build": torch.version.git_version, **processor_key()}
     build["capability"] = torch.backends.cpu.get_cpu_capability()
     if device != "cpu":
         build["gpu"] = torch.cuda.get_device_name(device)
@@ -61,9 +57,20 @@ def key(precision: str, device: str = "cpu") -> dict[str, Any]:
     return build
 
 
-def can_compile() -> bool:
-    """Whether the C++ compiler is there."""
-    return shutil.which(_compiler()) is not None
+def processor_key() -> dict[str, str]:
+    """All that machine code for this processor depends on."""
+    about = _processor()
+    flags = about.get("flags", about.get("Features", ""))
+    return {
+        "machine": platform.machine(),
+        "processor": about.get("model name", about.get("CPU part", platform.processor())),
+        "processor_flags": hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest(),
+    }
+
+
+def processor_can(flag: str) -> bool:
+    """Whether Linux names an instruction set, as "avx512_vnni", among the processor's."""
+    return flag in _processor().get("flags", "").split()
 
 
 def compile_network(network: Folded, size: Size, precision: str = "fp32", device: str = "cpu") -> bytes:
@@ -80,8 +87,8 @@ def compile_network(network: Folded, size: Size, precision: str = "fp32", device
     """
     if not can_compile():
         raise ConversionError(
-            f"compiling a network needs a C++ compiler, and '{_compiler()}' is not found: install g++ (Debian, Ubuntu: "
-            "apt install g++), or name another one in the environment variable CXX"
+            f"compiling a network needs a C++ compiler, and '{compiler()[0]}' is not found: install g++ (Debian, "
+            "Ubuntu: apt install g++), or name another one in the environment variable CXX"
         )
     try:
         from torch import _inductor as inductor
@@ -131,10 +138,6 @@ def open_compiled(package: bytes, device: str = "cpu") -> Callable[[Tensor], Ten
         return runner.boxed_run([image.contiguous(memory_format=torch.channels_last)])[0]
 
     return run
-
-
-def _compiler() -> str:
-    return os.environ.get("CXX", "g++").split()[0]
 
 
 @cache

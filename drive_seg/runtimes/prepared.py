@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from drive_seg.checkpoint import Checkpoint
-from drive_seg.runtimes import Runtime, Size, cache, compiled
+from drive_seg.runtimes import Runtime, Size, cache, compiled, native
 from drive_seg.runtimes.conversion import ConversionError, check, convertible, synthetic_inputs, to_onnx
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 from drive_seg.runtimes.sessions import Session, open_session, precisions
 
-FORMS = {"onnxruntime": "onnx", "openvino": "openvino", compiled.NAME: "inductor"}
+FORMS = {native.NAME: "native", "onnxruntime": "onnx", "openvino": "openvino", compiled.NAME: "inductor"}
 """What ``drive-seg export --to`` calls the runtimes."""
 Tell = Callable[[str], None]
 """Takes a sentence for the log."""
@@ -125,6 +125,8 @@ def prepare(name: str, loaded: Checkpoint, size: Size, precision: str = "auto", 
     device = choose_device(device)
     if device != "cpu" and name != compiled.NAME:
         raise ValueError(f"device '{device}' cannot be had: {name} runs checkpoints on the cpu")
+    if name == native.NAME:
+        return native.prepare(loaded, "fp32" if precision == "auto" else precision)[0]
     precision = check_precision(name, precision, device)  # what is missing is told before a long conversion
     try:
         network = convertible(loaded)
@@ -142,7 +144,11 @@ def prepare(name: str, loaded: Checkpoint, size: Size, precision: str = "auto", 
 
 def how_to_prepare(path: Path, name: str, size: Size, precision: str = "fp32", device: str = "cpu") -> str:
     """The command that prepares a checkpoint."""
-    command = f"drive-seg export {path} --prepare --to {FORMS[name]} --size {size[0]}x{size[1]}"
+    command = f"drive-seg export {path} --prepare --to {FORMS[name]}"
+    if name == native.NAME:
+        how = {"fp32": "", "int8": " --precision int8 --calibrate IMAGES"}
+        return command + how.get(precision, f" --precision {precision}")
+    command += f" --size {size[0]}x{size[1]}"
     if name != compiled.NAME:
         return command
     return command + (f" --precision {precision}" * (precision != "fp32")) + (f" --device {device}" * (device != "cpu"))

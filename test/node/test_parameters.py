@@ -74,7 +74,7 @@ def make_node(ros_context: Context) -> MakeNode:
             "parameter 'camera.transport' must be raw or compressed, not 'theora'",
         ),
         ({"device": "gpu"}, "parameter 'device' must be auto, cpu, cuda or cuda:N, not 'gpu'"),
-        ({"precision": "int8"}, "parameter 'precision' must be auto or fp32 or fp16 or bf16, not 'int8'"),
+        ({"precision": "int4"}, "parameter 'precision' must be auto or fp32 or fp16 or bf16 or int8, not 'int4'"),
         (
             {"input_reliability": "best"},
             "parameter 'input_reliability' must be best_effort or reliable, not 'best'",

@@ -12,7 +12,7 @@ import torch
 
 from drive_seg import checkpoint
 from drive_seg.networks.fold import fold
-from drive_seg.runtimes import cache, choice, compiled, prepared
+from drive_seg.runtimes import cache, choice, compiled, native, prepared
 from drive_seg.runtimes.conversion import ConversionError
 from drive_seg.segmenter import Segmenter
 from drive_seg.synth import SynthDrive
@@ -169,6 +169,7 @@ def test_a_missing_compiler_is_a_sentence(monkeypatch):
 
 def test_auto_says_how_to_prepare_it(monkeypatch):
     monkeypatch.setattr(compiled, "can_compile", lambda: True)
+    monkeypatch.setattr(native, "runs", lambda loaded: False)
     told = []
     assert Segmenter.load(MODEL, "cpu", tell=told.append).runtime == "torch"
     assert len(told) == 1 and told[0].endswith(f"{MODEL}.safetensors --prepare --to inductor --size 360x480")
