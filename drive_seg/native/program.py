@@ -75,16 +75,19 @@ class Program:
         self._build(network.network)
         self._array = (Step * len(self.steps))(*self.steps)
 
-    def run(self, library: Library, image: Tensor) -> Tensor:
+    def run(self, library: Library, image: Tensor, into: Tensor | None = None) -> Tensor:
         """Carry the steps out.
 
         Args:
             library: kernels.cpp.
             image: float32 [1, 3, h, w], of any strides.
+            into: where to write the logits, of :attr:`shape`; the program's own memory if None.
 
         Returns:
-            the logits, float32 [1, C, h, w], all classes of a pixel side by side; the next run overwrites them.
+            the logits, float32 [1, C, h, w], all classes of a pixel side by side; the next run to the same memory
+            overwrites them.
         """
+        logits = self._logits if into is None else into
         bottom, right = (there - here for there, here in zip(self._padded, self.size, strict=True))
         if bottom or right:
             image = F.pad(image, (0, right, 0, bottom))
@@ -92,9 +95,16 @@ class Program:
             plane = image[0, number]
             row, pixel = (4 * stride for stride in plane.stride())
             self._array[0].inputs[number] = Piece(plane.data_ptr(), pixel, row, 1, Type.FLOAT, 1.0)
+        for number in self._last:
+            self._array[number].out.data = logits.data_ptr()
         library.run(self._array, self._threads)
         height, width = self.size
-        return self._logits.permute(2, 0, 1)[None, :, :height, :width]
+        return logits.permute(2, 0, 1)[None, :, :height, :width]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the logits in memory, whole strides of the input: (height, width, classes)."""
+        return tuple(self._logits.shape)
 
     # --- The network ----------------------------------------------------------------------------------------------
 
@@ -117,7 +127,9 @@ class Program:
         last = net.fullconv
         self._logits = torch.zeros(height, width, last.out_channels)
         logits = Buffer("logits", (height, width), self._logits, Type.FLOAT, last.out_channels)
-        self._together(self._transposed(last, x, logits, relu=False), rows=1)
+        steps = self._transposed(last, x, logits, relu=False)
+        self._together(steps, rows=1)
+        self._last = range(len(self.steps) - len(steps), len(self.steps))
 
     def _stage(self, name: str, stage: FoldedStage, *sources: Channels) -> Channels:
         there = list(sources)

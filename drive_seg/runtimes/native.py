@@ -67,8 +67,6 @@ class NativeRuntime(Runtime):
         self._programs: OrderedDict[tuple[Size, int], Program] = OrderedDict()
 
     def __call__(self, batch: Tensor) -> Tensor:
-        if len(batch) > 1:
-            return torch.cat([self(image).clone() for image in batch.split(1)])
         place = (tuple(batch.shape[-2:]), torch.get_num_threads())
         program = self._programs.pop(place, None)
         if program is None:
@@ -76,7 +74,13 @@ class NativeRuntime(Runtime):
             if len(self._programs) == SIZES_KEPT:
                 self._programs.popitem(last=False)
         self._programs[place] = program
-        return program.run(self._library, batch)
+        if len(batch) == 1:
+            return program.run(self._library, batch)
+        logits = torch.empty(len(batch), *program.shape)
+        for image, into in zip(batch.split(1), logits, strict=True):
+            program.run(self._library, image, into)
+        height, width = place[0]
+        return logits.permute(0, 3, 1, 2)[..., :height, :width]
 
 
 def precisions() -> tuple[str, ...]:
