@@ -40,7 +40,8 @@ class FramePath:
             stacks: uint8 BGR [B, H, W, 3] on the runtime's ``tensor_device``, one for each size of image.
             size: (height, width) in which the network sees all of them.
             confidence: also give that; not for a runtime that ``gives_ids``.
-            lap: hears "preprocess" and "network", each when that is computed, or on a GPU launched.
+            lap: hears "preprocess" and "network", each when that is computed, or on a GPU launched. The network of a
+                runtime that decides includes it.
 
         Returns:
             uint8 [H, W] for each image in the order of the stacks: its ids; then, if asked for, as many
@@ -49,9 +50,13 @@ class FramePath:
         prepared = [self.prepare(stack, size) for stack in stacks]
         batch = prepared[0] if len(prepared) == 1 else torch.cat(prepared)
         lap("preprocess")
-        output = self._runtime(batch)
-        lap("network")
-        answers = (output, None) if self._runtime.gives_ids else decide(output, confidence)
+        if self._runtime.decides:
+            answers = self._runtime.decide(batch, confidence)
+            lap("network")
+        else:
+            output = self._runtime(batch)
+            lap("network")
+            answers = (output, None) if self._runtime.gives_ids else decide(output, confidence)
         sizes = [tuple(stack.shape[1:3]) for stack in stacks for _ in range(len(stack))]
         return [
             to_size(plane, at)

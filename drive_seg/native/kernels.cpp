@@ -13,6 +13,7 @@
 #include <cstring>
 #include <cmath>
 #include <algorithm>
+#include <utility>
 #include <omp.h>
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -40,7 +41,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));
 
 enum Type : int32_t { FLOAT = 0, BFLOAT = 1, BYTE = 2 };
-enum Kind : int32_t { CONVOLUTION = 0, FIRST = 1, POOL = 2, UNPOOL = 3, AVERAGE = 4, GATE = 5, WEIGH = 6 };
+enum Kind : int32_t { CONVOLUTION = 0, FIRST = 1, POOL = 2, UNPOOL = 3, AVERAGE = 4, GATE = 5, WEIGH = 6, DECIDE = 7 };
 
 // Channels of a tensor: where those of its first pixel lie, and how many bytes further the next pixel's and row's.
 struct Piece {
@@ -455,6 +456,73 @@ void weigh(const Step& s, int begin, int end, int number) {
         }
 }
 
+// e to the power of what is not above 0, to two units in the last place. What is not a number stays so.
+inline Floats exponential(Floats x) {
+    constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23: the sum has no bits for a fraction, and a whole number in the lowest
+    x = x < -87.0f ? all(-87.0f) : x;
+    const Floats shifted = x * 1.44269504f + WHOLE, twos = shifted - WHOLE;
+    // The rest of x is within half of ln 2, which stands here as a short number and what that lacks.
+    const Floats r = (x - twos * 0.693359375f) + twos * 2.12194440e-4f;
+    Floats y = r * (1.0f / 720) + 1.0f / 120;
+    y = y * r + 1.0f / 24;
+    y = y * r + 1.0f / 6;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    return (Floats)((Ints)y + ((Ints)shifted << 23));
+}
+
+// Of two vectors, what turns the squares of STEP x STEP that they are rows of.
+template <int STEP, int... LANE>
+inline void exchange(Floats& a, Floats& b, std::integer_sequence<int, LANE...>) {
+    const Floats upper = __builtin_shufflevector(a, b, (LANE & STEP ? LANES + LANE - STEP : LANE)...);
+    b = __builtin_shufflevector(a, b, (LANE & STEP ? LANES + LANE : LANE + STEP)...);
+    a = upper;
+}
+
+// Rows become columns.
+template <int STEP = 1>
+inline void turn(Floats (&rows)[LANES]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        if (!(i & STEP)) exchange<STEP>(rows[i], rows[i + STEP], std::make_integer_sequence<int, LANES>());
+    if constexpr (2 * STEP < LANES) turn<2 * STEP>(rows);
+}
+
+// in[0], logits as float: to `out` a byte for each pixel, its class; to `also`, if that is there, how sure that is, as
+// decide() of drive_seg/decision.py has both.
+void decide(const Step& s, int begin, int end, int number) {
+    Floats classes[WIDEST];
+    for (int y = begin; y < end; y++)
+        for (int x = 0; x < s.width; x += LANES) {
+            const int count = std::min(LANES, s.width - x);
+            for (int c = 0; c < s.channels; c += LANES) {
+                Floats pixels[LANES];
+                for (int p = 0; p < LANES; p++)
+                    pixels[p] = load((const float*)s.in[0].at(y, x + std::min(p, count - 1), number) + c);
+                turn(pixels);
+                for (int i = 0; i < LANES; i++) classes[c + i] = pixels[i];
+            }
+            Floats most = classes[0];
+            Ints chosen{};
+            for (int c = 1; c < s.channels; c++) {
+                const Floats v = classes[c];
+                // What is not a number counts as the largest, the first of them.
+                const Ints larger = ~(v <= most) & (most == most);
+                most = larger ? v : most;
+                chosen = larger ? Ints{} + c : chosen;
+            }
+            const Bytes ids = __builtin_convertvector(chosen, Bytes);
+            std::memcpy(s.to(y, x, number), &ids, count);
+            if (!s.also.data) continue;
+            Floats total{};
+            for (int c = 0; c < s.channels; c++) total += exponential(classes[c] - most);
+            const Floats share = total == total ? 255.0f / total : Floats{};
+            const Bytes sure = __builtin_convertvector((Ints)(share + 8388608.0f) & 255, Bytes);  // 2^23: rounded as above
+            std::memcpy(const_cast<char*>(s.also.at(y, x, number)), &sure, count);
+        }
+}
+
 void carry_out(const Step& s, int begin, int end, int number) {
     switch (s.kind) {
         case CONVOLUTION:
@@ -471,6 +539,7 @@ void carry_out(const Step& s, int begin, int end, int number) {
         case AVERAGE: return average(s, begin, end, number);
         case GATE: return gate(s);
         case WEIGH: return weigh(s, begin, end, number);
+        case DECIDE: return decide(s, begin, end, number);
     }
 }
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
-from itertools import groupby
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drive_seg.native.channels import Channels, channels_of, exact_pieces, grouped_pieces, in_memory, placed, sliced
 from drive_seg.native.library import Library
 from drive_seg.native.steps import PADDED, PIECES, WIDEST, Buffer, Kind, Piece, Step, Type
 from drive_seg.networks.dsnet import STRIDE
 from drive_seg.networks.fbnet import DualFeatureModulator
-from drive_seg.networks.fold import ConvBesidePool, Folded, FoldedDSNet, FoldedStage, FoldedUpUnit, Slice, ordered
-
-
-class Channel(NamedTuple):
-    """One channel of a buffer."""
-
-    buffer: Buffer
-    number: int
-
-
-Channels = list[Channel]
-"""Of a tensor that the network has, wherever they lie."""
+from drive_seg.networks.fold import ConvBesidePool, Folded, FoldedDSNet, FoldedStage, FoldedUpUnit, ordered
 
 
 class UnsupportedError(ValueError):
@@ -73,7 +62,6 @@ class Program:
         self._free: dict[tuple, list[Tensor]] = {}
         self._padded = tuple(-(-side // STRIDE) * STRIDE for side in size)
         self._build(network.network)
-        self._array = (Step * len(self.steps))(*self.steps)
 
     def run(self, library: Library, image: Tensor, into: Tensor | None = None) -> Tensor:
         """Carry the steps out.
@@ -88,18 +76,41 @@ class Program:
             overwrites them.
         """
         logits = self._logits if into is None else into
+        for step in self._array[-self._last :]:
+            step.out.data = logits.data_ptr()
+        self._carry_out(library, self._array, image)
+        height, width = self.size
+        return logits.permute(2, 0, 1)[None, :, :height, :width]
+
+    def decide(self, library: Library, image: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
+        """Carry the steps out and decide row by row, while a row's logits are in the cache: they are kept nowhere.
+
+        Args:
+            library, image: as for :meth:`run`.
+            confidence: whether that is asked for.
+
+        Returns:
+            of those logits, ids and confidence uint8 [1, h, w] as of :func:`drive_seg.decision.decide`, in memory of
+            their own; the confidence may differ by one where it is rounded.
+        """
+        height, width = self._padded
+        planes = torch.empty(2 if confidence else 1, height, width, dtype=torch.uint8)
+        step = self._deciding[-1]
+        step.out.data = planes[0].data_ptr()
+        step.also.data = planes[1].data_ptr() if confidence else None
+        self._carry_out(library, self._deciding, image)
+        ids, *sureness = planes[:, None, : self.size[0], : self.size[1]].contiguous()
+        return ids, sureness[0] if confidence else None
+
+    def _carry_out(self, library: Library, steps: ctypes.Array, image: Tensor) -> None:
         bottom, right = (there - here for there, here in zip(self._padded, self.size, strict=True))
         if bottom or right:
             image = F.pad(image, (0, right, 0, bottom))
         for number in range(3):
             plane = image[0, number]
             row, pixel = (4 * stride for stride in plane.stride())
-            self._array[0].inputs[number] = Piece(plane.data_ptr(), pixel, row, 1, Type.FLOAT, 1.0)
-        for number in self._last:
-            self._array[number].out.data = logits.data_ptr()
-        library.run(self._array, self._threads)
-        height, width = self.size
-        return logits.permute(2, 0, 1)[None, :, :height, :width]
+            steps[0].inputs[number] = Piece(plane.data_ptr(), pixel, row, 1, Type.FLOAT, 1.0)
+        library.run(steps, self._threads)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,7 +140,10 @@ class Program:
         logits = Buffer("logits", (height, width), self._logits, Type.FLOAT, last.out_channels)
         steps = self._transposed(last, x, logits, relu=False)
         self._together(steps, rows=1)
-        self._last = range(len(self.steps) - len(steps), len(self.steps))
+        self._last = len(steps)
+        self._array = (Step * len(self.steps))(*self.steps)
+        deciding = [*self.steps[: -len(steps)], *self._decision(steps, last.out_channels)]
+        self._deciding = (Step * len(deciding))(*deciding)
 
     def _stage(self, name: str, stage: FoldedStage, *sources: Channels) -> Channels:
         there = list(sources)
@@ -196,6 +210,21 @@ class Program:
         step = self._step(Kind.WEIGH, [gates.piece(), *pieces], sensor.weight, sensor.bias)
         self._writes(step, out)
         return channels_of(out)
+
+    def _decision(self, steps: Sequence[Step], classes: int) -> list[Step]:
+        """The steps that write the logits, to two rows for each thread instead, and one that decides on these."""
+        height, width = self._padded
+        memory = torch.zeros(self._threads, 2, width, padded(classes))
+        self._constants.append(memory)
+        rows = Buffer("logits.rows", self._padded, memory, Type.FLOAT, classes, wrap=2)
+        steps = [Step.from_buffer_copy(step) for step in steps]
+        for step in steps:
+            step.out, step.channels = rows.piece(), 0
+        decide = Step(kind=Kind.DECIDE, pieces=1, by=1, height=height, width=width, channels=classes)
+        decide.inputs[0] = rows.piece()
+        decide.out = decide.also = Piece(None, 1, width, 1, Type.BYTE, 1.0)
+        self._together([*steps, decide], rows=1)
+        return [*steps, decide]
 
     # --- Steps ----------------------------------------------------------------------------------------------------
 
@@ -409,59 +438,3 @@ def check_supported(network: Folded, type: Type) -> None:
 def padded(channels: int) -> int:
     """The next multiple of 16."""
     return -(-channels // PADDED) * PADDED
-
-
-def channels_of(buffer: Buffer) -> Channels:
-    return [Channel(buffer, number) for number in range(buffer.channels)]
-
-
-def placed(buffer: Buffer, order: list[int]) -> Channels:
-    """The channels of a tensor whose channel order[i] stands at place i of the buffer."""
-    place = {channel: i for i, channel in enumerate(order)}
-    return [Channel(buffer, place[channel]) for channel in range(len(order))]
-
-
-def in_memory(x: Channels) -> list[int]:
-    """Indices of the channels, those of one buffer side by side as they lie there."""
-    turn = {id(buffer): i for i, buffer in enumerate(dict.fromkeys(channel.buffer for channel in x))}
-    return sorted(range(len(x)), key=lambda i: (turn[id(x[i].buffer)], x[i].number))
-
-
-def sliced(sources: Sequence[Channels], slices: Sequence[Slice]) -> Channels:
-    """As :func:`drive_seg.networks.fold.gather`, without a copy."""
-    return [channel for s in slices for channel in sources[s.source][s.start : s.stop]]
-
-
-def exact_pieces(x: Channels) -> list[Piece]:
-    """The pieces that hold just these channels in just this order."""
-    runs: list[tuple[Buffer, int, int]] = []
-    for buffer, number in x:
-        if runs and runs[-1][0] is buffer and runs[-1][2] == number:
-            runs[-1] = (buffer, runs[-1][1], number + 1)
-        else:
-            runs.append((buffer, number, number + 1))
-    return [buffer.piece(start, stop - start) for buffer, start, stop in runs]
-
-
-def grouped_pieces(x: Channels, group: int) -> tuple[list[Piece], list[int]]:
-    """Pieces of whole groups that hold these channels in any order.
-
-    Returns:
-        the pieces, and for each of their channels which of ``x`` it is, or -1 if none.
-    """
-    pieces: list[Piece] = []
-    numbers: list[int] = []
-    for _, these in groupby(in_memory(x), key=lambda i: id(x[i].buffer)):
-        there = {x[i].number: i for i in these}
-        buffer = x[next(iter(there.values()))].buffer
-        groups = sorted({number // group for number in there})
-        start = 0
-        while start < len(groups):
-            stop = start + 1
-            while stop < len(groups) and groups[stop] == groups[stop - 1] + 1:
-                stop += 1
-            pieces.append(buffer.piece(groups[start] * group, stop - start))
-            for number in range(groups[start] * group, (groups[stop - 1] + 1) * group):
-                numbers.append(there.get(number, -1))
-            start = stop
-    return pieces, numbers

@@ -42,6 +42,7 @@ class Kind(IntEnum):
     AVERAGE = 4
     GATE = 5
     WEIGH = 6
+    DECIDE = 7
 
 
 class Piece(ctypes.Structure):

@@ -33,6 +33,7 @@ class Runtime(ABC):
         fixed_size: the one (height, width) of its input; None if it takes any.
         one_by_one: it takes no more than one image at once.
         gives_ids: it decides for itself: class ids come out, so nothing is known of their probability.
+        decides: it can also decide while it computes, see :meth:`decide`: faster than to look at the logits afterwards.
         capturable: it does no more than launch kernels on the current CUDA stream, so that a CUDA graph can hold it.
     """
 
@@ -44,6 +45,7 @@ class Runtime(ABC):
     fixed_size: tuple[int, int] | None = None
     one_by_one: bool = False
     gives_ids: bool = False
+    decides: bool = False
     capturable: bool = False
 
     @abstractmethod
@@ -57,6 +59,19 @@ class Runtime(ABC):
             logits [B, C, h, w], or ids uint8 [B, h', w'] of the label map or 255 if ``gives_ids``. The next call may
             overwrite them.
         """
+
+    def decide(self, batch: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
+        """Run the network and decide; only for one that ``decides``.
+
+        Args:
+            batch: as for the call.
+            confidence: whether that is asked for.
+
+        Returns:
+            ids and confidence uint8 [B, h, w], as :func:`drive_seg.decision.decide` has them of the logits (a
+            confidence may differ by one). They are never overwritten.
+        """
+        raise TypeError(f"{self.name} gives logits, and does not decide")
 
 
 def parse_device(wish: str) -> tuple[str, int]:

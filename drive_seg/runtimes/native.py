@@ -53,7 +53,7 @@ class NativeRuntime(Runtime):
     name = NAME
     device = tensor_device = "cpu"
     dtype = torch.float32
-    one_by_one = True
+    one_by_one = decides = True
 
     def __init__(
         self, network: torch.nn.Module, library: Library, precision: str, factors: dict[str, float] | None = None
@@ -67,6 +67,25 @@ class NativeRuntime(Runtime):
         self._programs: OrderedDict[tuple[Size, int], Program] = OrderedDict()
 
     def __call__(self, batch: Tensor) -> Tensor:
+        program = self._program(batch)
+        if len(batch) == 1:
+            return program.run(self._library, batch)
+        logits = torch.empty(len(batch), *program.shape)
+        for image, into in zip(batch.split(1), logits, strict=True):
+            program.run(self._library, image, into)
+        height, width = program.size
+        return logits.permute(0, 3, 1, 2)[..., :height, :width]
+
+    def decide(self, batch: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
+        program = self._program(batch)
+        decided = [program.decide(self._library, image, confidence) for image in batch.split(1)]
+        if len(decided) == 1:
+            return decided[0]
+        ids, sureness = zip(*decided, strict=True)
+        return torch.cat(ids), torch.cat(sureness) if confidence else None
+
+    def _program(self, batch: Tensor) -> Program:
+        """The one for this size and as many threads as PyTorch has at present."""
         place = (tuple(batch.shape[-2:]), torch.get_num_threads())
         program = self._programs.pop(place, None)
         if program is None:
@@ -74,13 +93,7 @@ class NativeRuntime(Runtime):
             if len(self._programs) == SIZES_KEPT:
                 self._programs.popitem(last=False)
         self._programs[place] = program
-        if len(batch) == 1:
-            return program.run(self._library, batch)
-        logits = torch.empty(len(batch), *program.shape)
-        for image, into in zip(batch.split(1), logits, strict=True):
-            program.run(self._library, image, into)
-        height, width = place[0]
-        return logits.permute(0, 3, 1, 2)[..., :height, :width]
+        return program
 
 
 def precisions() -> tuple[str, ...]:

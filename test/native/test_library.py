@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from drive_seg.decision import decide
 from drive_seg.native import library as module
 from drive_seg.native.library import CompilationError, Library
 from drive_seg.native.program import Program
@@ -49,10 +50,13 @@ def test_processors_without_avx512_get_the_same_logits(make, monkeypatch, tmp_pa
     for classes, size in ((7, (41, 67)), (80, (16, 104))):
         network = make(classes, feature_balance=("stage2", "stage5"), skips=True)
         image = torch.randn(1, 3, *size)
-        logits = Program(network, size, Type.FLOAT, lanes, 2).run(library, image)
+        program = Program(network, size, Type.FLOAT, lanes, 2)
+        logits = program.run(library, image)
         with torch.inference_mode():
             expected = network(image)
         assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+        (ids, sureness), wanted = program.decide(library, image, True), decide(logits, True)
+        assert ids.equal(wanted[0]) and (sureness.short() - wanted[1].short()).abs().max() <= 1
 
 
 # --- The compiler -------------------------------------------------------------------------------------------------

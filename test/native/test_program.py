@@ -14,7 +14,8 @@ from drive_seg import networks
 from drive_seg.native import program as module
 from drive_seg.native import steps
 from drive_seg.native.calibration import calibrate
-from drive_seg.native.program import Channel, Program, UnsupportedError, exact_pieces, grouped_pieces
+from drive_seg.native.channels import Channel, exact_pieces, grouped_pieces
+from drive_seg.native.program import Program, UnsupportedError
 from drive_seg.native.steps import Buffer, Type
 from drive_seg.networks.fold import fold, gather, max_pool_places, max_unpool_places
 

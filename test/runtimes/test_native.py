@@ -8,6 +8,7 @@ import torch
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
+from drive_seg.decision import decide
 from drive_seg.labels import CAMVID11
 from drive_seg.native import library as kernels
 from drive_seg.native.calibration import calibrate
@@ -107,6 +108,14 @@ def test_a_segmenter_labels_and_is_as_sure_as_pytorch(ready, frames):
     one, other = (s(frames[0], confidence=True) for s in (exact, own))
     assert (one.label == other.label).mean() > 0.9999
     assert (abs(one.confidence.astype(int) - other.confidence) > 1).mean() < 1e-3
+    assert own(frames[0]).confidence is None and (own(frames[0]).label == other.label).all()
+
+
+def test_a_runtime_that_only_gives_logits_says_so(ready):
+    exact, _ = segmenter(runtime="torch")
+    assert not exact._network.decides
+    with pytest.raises(TypeError, match="torch gives logits, and does not decide"):
+        exact._network.decide(torch.zeros(1, 3, 8, 8), False)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
@@ -139,6 +148,13 @@ def test_a_batch_is_labelled_image_by_image(trained, kernels_file):
     assert logits.shape == (3, 19, 41, 67) and logits.dtype == torch.float32
     for image, alone in zip(batch, logits, strict=True):
         assert runtime(image[None])[0].equal(alone)
+    ids, sureness = runtime.decide(batch, True)
+    wanted, known = decide(logits, True)
+    assert ids.equal(wanted) and (sureness.short() - known.short()).abs().max() <= 1
+    assert runtime.decide(batch, False)[0].equal(ids) and runtime.decide(batch, False)[1] is None
+    for image, planes in zip(batch, zip(ids, sureness, strict=True), strict=True):
+        for alone, plane in zip(runtime.decide(image[None], True), planes, strict=True):
+            assert alone[0].equal(plane)
     assert runtime.one_by_one and not runtime.capturable and runtime.fixed_size is None
 
 
