@@ -15,6 +15,7 @@ from drive_seg.bench.rows import Cell, Row, Size, size_text
 from drive_seg.bench.subjects import Subject, batch_of, image
 from drive_seg.bench.timing import Clock, measure, percentile
 from drive_seg.bench.ways import EAGER, Way, ways
+from drive_seg.runtimes import Runtime
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_precision
 from drive_seg.segmenter import Pending, Segmenter
 
@@ -38,7 +39,9 @@ def bench_segmenter(
 ) -> list[Row]:
     """Time a Segmenter in each runtime, for label alone and with the colour image; stages are in the details.
 
-    Where it is a CUDA graph, the stage "network" is all of the graph, so what is beside it is the copying alone.
+    What a Segmenter takes beside its network is the rest of the same calls. Where its runtime decides on classes while
+    it computes, it is what the call takes more than the network that gives logits, in turn with it. Where it is a CUDA
+    graph, the stage "network" is all of the graph, so what is beside it is the copying alone.
 
     Args:
         subject: a network with its checkpoint.
@@ -77,6 +80,7 @@ def _bench_size(
     calls: dict[str, Callable[[], object]] = {_EAGER_CALL: lambda: _eager(network, batch, device)}
     rows: dict[str, Row] = {}
     kept: dict[str, list[dict[str, float]]] = {}
+    alone: dict[str, str] = {}
     for way in chosen:
         tell(f"{where}: opening {way.runtime} {way.precision}")
         opened = [Row("segmenter", output, way.runtime, way.precision, size_text(size), 1) for output in OUTPUTS]
@@ -98,12 +102,16 @@ def _bench_size(
             row.details["image"] = size_text(IMAGE)
             stages = kept[_label(row)] = []
             calls[_label(row)] = _call(segmenter, picture, row.name == OUTPUTS[1], stages)
+            if runtime.decides:
+                alone[_label(row)] = network_alone = f"{way.runtime} {way.precision} alone"
+                calls[network_alone] = _network_alone(runtime, segmenter.prepare(picture, seen))
     tell(f"{where}: timing {len(calls)} in turn")
     outcomes = measure(calls, seconds, clock)
     beside = _beside(outcomes.pop(_EAGER_CALL), subject, size, 1)
-    for label, outcome in outcomes.items():
-        if _take(rows[label], outcome, beside):
-            rows[label].details |= stage_figures(kept[label][-len(outcome) :], outcome)
+    networks = {label: outcomes[name] for label, name in alone.items()}
+    for label, row in rows.items():
+        if label in outcomes and _take(row, outcomes[label], beside):
+            row.details |= stage_figures(kept[label][-len(outcomes[label]) :], outcomes[label], networks.get(label))
     return list(rows.values())
 
 
@@ -190,6 +198,14 @@ def _take(row: Row, outcome: list[float] | Exception, beside: Row, batches: int 
     return True
 
 
+def _network_alone(runtime: Runtime, batch: torch.Tensor) -> Callable[[], object]:
+    @torch.inference_mode()
+    def call() -> None:
+        runtime(batch)
+
+    return call
+
+
 def _frame(segmenter: Segmenter, images: list[np.ndarray]) -> Callable[[], object]:
     return lambda: segmenter(images)
 
@@ -226,18 +242,31 @@ def check_label(label: np.ndarray, wanted: np.ndarray, classes: int, precision: 
     return share
 
 
-def stage_figures(stages: Sequence[dict[str, float]], totals: Sequence[float]) -> dict[str, object]:
+def stage_figures(
+    stages: Sequence[dict[str, float]],
+    totals: Sequence[float],
+    network_alone: Sequence[float] | Exception | None = None,
+) -> dict[str, object]:
     """Median of each stage in ms, and of what a run takes beside the network.
 
     Args:
         stages: of each run, seconds by stage.
         totals: seconds of the same runs.
+        network_alone: seconds of runs of the network alone, if that is not the stage "network", or what it raised.
+
+    Raises:
+        Exception: what the network raised.
     """
+    if isinstance(network_alone, Exception):
+        raise network_alone
     names = list(dict.fromkeys(name for run in stages for name in run))
-    beside = [total - run["network"] for total, run in zip(totals, stages, strict=True)]
+    if network_alone is None:
+        beside = percentile([total - run["network"] for total, run in zip(totals, stages, strict=True)], 50)
+    else:
+        beside = percentile(totals, 50) - percentile(network_alone, 50)
     return {
         "stages_ms": {name: 1e3 * percentile([run[name] for run in stages], 50) for name in names},
-        "beside_the_network_ms": 1e3 * percentile(beside, 50),
+        "beside_the_network_ms": 1e3 * beside,
     }
 
 

@@ -151,6 +151,11 @@ def test_stages_are_medians_of_the_timed_runs():
     found = stage_figures(stages, [0.014, 0.025, 0.099])
     assert found["stages_ms"] == pytest.approx({"preprocess": 1.0, "network": 20.0, "colour": 2.0})
     assert found["beside_the_network_ms"] == pytest.approx(5.0)
+    alone = stage_figures(stages, [0.014, 0.025, 0.099], [0.011, 0.017, 0.5])
+    assert alone["stages_ms"] == found["stages_ms"]
+    assert alone["beside_the_network_ms"] == pytest.approx(8.0)
+    with pytest.raises(ValueError, match="no network"):
+        stage_figures(stages, [0.014, 0.025, 0.099], ValueError("no network"))
 
 
 def test_a_wrong_label_is_refused():
