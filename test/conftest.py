@@ -58,6 +58,14 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _not_the_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As below, for what several tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the user has prepared for vehicles must not change which runtime a test gets, nor a test what they have."""
