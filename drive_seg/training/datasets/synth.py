@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.training.datasets.base import Fault
+
+FRAMES_KEPT = 512
+"""So many frames are not rendered again: shares of classes, then images, and again for each run of a study."""
 
 
 class SynthSet:
@@ -33,7 +38,6 @@ class SynthSet:
         self._frames, self._step, self._size = frames, step, tuple(size)
         if len(self) < 1:
             raise ValueError(f"seeds {tuple(seeds)} with {frames} frames each hold no frame")
-        self._drives: dict = {}
 
     def __len__(self) -> int:
         return len(self._seeds) * max(0, self._frames)
@@ -44,13 +48,7 @@ class SynthSet:
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 BGR [H, W, 3] and label uint8 [H, W] of sample i."""
-        from drive_seg.synth import SynthDrive
-
-        seed, number = self._place(i)
-        if seed not in self._drives:
-            self._drives = {seed: SynthDrive(seed=seed, size=self._size)}  # worlds are read one after the other
-        frame = self._drives[seed].frame(number)
-        return frame.image, frame.label
+        return _render(self._size, *self._place(i))
 
     def fingerprint(self) -> str:
         """A hash of the arguments: they decide every pixel."""
@@ -58,3 +56,16 @@ class SynthSet:
 
     def _place(self, i: int) -> tuple[int, int]:
         return self._seeds[i // self._frames], (i % self._frames) * self._step
+
+
+@lru_cache(maxsize=FRAMES_KEPT)
+def _render(size: tuple[int, int], seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    frame = _drive(size, seed).frame(number)
+    return frame.image, frame.label
+
+
+@lru_cache(maxsize=1)  # worlds are read one after the other
+def _drive(size: tuple[int, int], seed: int) -> Any:
+    from drive_seg.synth import SynthDrive
+
+    return SynthDrive(seed=seed, size=size)
