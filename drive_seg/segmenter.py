@@ -86,7 +86,7 @@ class Segmenter:
         tell: receives a sentence for the log, from a thread that labels, if they had to be given up.
 
     Attributes:
-        runtime: who executes it: "torch", "native", "inductor", "onnxruntime" or "openvino".
+        runtime: who executes it: "torch", "native", "inductor", "onnxruntime", "openvino" or "tensorrt".
 
     Raises:
         ValueError: if device, precision or input size cannot be had; the sentence says what can.
@@ -133,8 +133,8 @@ class Segmenter:
         Args:
             path, device, precision, input_size: see the class; a file that is no checkpoint brings its precision.
             runtime: "auto" (the fastest that is installed and, for a checkpoint, prepared), "torch", "native",
-                "inductor", "onnxruntime" or "openvino". One that was asked for by name is prepared here if it is not
-                yet, which takes a while.
+                "inductor", "onnxruntime", "openvino", or for an ONNX file "tensorrt". One that was asked for by name
+                is prepared here if it is not yet, which takes a while.
             threads: how many the network may use on the CPU; 0 is the runtime's own choice.
             tell: receives sentences for the log: what is being prepared, what is not prepared and how to change that.
             graphs: see the class.

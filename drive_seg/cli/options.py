@@ -20,7 +20,7 @@ Checkpoint = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as JSON; - is standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, fp16, bf16, or int8 with the runtime native.")]
-Runtime = Annotated[str, typer.Option(help="auto, torch, native, inductor, onnxruntime or openvino.")]
+Runtime = Annotated[str, typer.Option(help="auto, torch, native, inductor, onnxruntime, openvino or tensorrt.")]
 InputSize = Annotated[
     str | None,
     typer.Option(help="HEIGHTxWIDTH whose pixel count the network sees; the model's own if left out."),

@@ -26,6 +26,7 @@ from drive_seg.node.planning_parameters import (
     read_planning,
 )
 from drive_seg.node.specs import Change, Spec, check_device, check_model, check_order, check_size, check_topic, one_of
+from drive_seg.runtimes import NAMES as RUNTIMES
 
 QOS_OVERRIDES = "qos_overrides"
 NO_CONFIDENCE = "cannot be {}: this model gives class ids, and no probabilities with them"
@@ -122,9 +123,9 @@ NODE_SPECS: Mapping[str, Spec] = {
     "runtime": Spec(
         "auto",
         "who executes the network: auto (the fastest that is installed and prepared), torch, native, inductor, "
-        "onnxruntime or openvino",
+        "onnxruntime or openvino; for an ONNX file on a GPU also tensorrt",
         Change.RELOADS,
-        check=one_of("auto", "torch", "native", "inductor", "onnxruntime", "openvino"),
+        check=one_of(*RUNTIMES),
     ),
     "threads": Spec(0, "CPU threads of the network; 0 is the runtime's own choice", span=(0, 1024)),
     "input_size": Spec(

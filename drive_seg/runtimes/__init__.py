@@ -2,8 +2,8 @@
 
 PyTorch a checkpoint (``pytorch``); this package's own kernels a DSNet (``native``); machine code by PyTorch's compiler
 (``compiled``), ONNX Runtime and OpenVINO a checkpoint that was prepared for them (``prepared``), the last two also a
-user's own file (``onnx_runtime``, ``openvino_runtime``); ``choice`` decides. Nothing here imports onnxruntime or
-openvino before it is to run something.
+user's own file (``onnx_runtime``, which has TensorRT, too, and ``openvino_runtime``); ``choice`` decides. Nothing here
+imports onnxruntime or openvino before it is to run something.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 Size = tuple[int, int]
 """(height, width)."""
-NAMES = ("auto", "torch", "native", "inductor", "onnxruntime", "openvino")
+NAMES = ("auto", "torch", "native", "inductor", "onnxruntime", "openvino", "tensorrt")
 """What a user may ask for."""
 MULTIPLE = 8
 """Sides of a network's input are multiples of this, unless its file fixes them."""
@@ -25,7 +25,7 @@ class Runtime(ABC):
     """A network that is ready to run on a device.
 
     Attributes:
-        name: "torch", "native", "inductor", "onnxruntime" or "openvino".
+        name: "torch", "native", "inductor", "onnxruntime", "openvino" or "tensorrt".
         device: where the network computes: "cpu", "cuda" or "cuda:N".
         tensor_device: where it takes its input and leaves its output.
         precision: what it computes in: "fp32", "fp16", "bf16" or "int8".

@@ -15,7 +15,7 @@ import torch
 from drive_seg.checkpoint import Checkpoint
 from drive_seg.runtimes import NAMES, Runtime, Size, cache, compiled, native, parse_device
 from drive_seg.runtimes.onnx_file import OnnxFile, is_openvino
-from drive_seg.runtimes.onnx_runtime import OnnxRuntime
+from drive_seg.runtimes.onnx_runtime import OnnxRuntime, TensorRtRuntime
 from drive_seg.runtimes.openvino_runtime import OpenvinoRuntime
 from drive_seg.runtimes.prepared import PreparedRuntime, Tell, check_precision, form_of, how_to_prepare, prepare
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device
@@ -25,6 +25,7 @@ FASTEST_FIRST = ("native", "inductor", "openvino", "onnxruntime")
 """On a CPU; PyTorch comes after them."""
 _OWN = (native.NAME, compiled.NAME)
 """Those that need no other package than PyTorch."""
+_FOR_FILES = {r.name: r for r in (OpenvinoRuntime, OnnxRuntime, TensorRtRuntime)}
 
 
 def for_checkpoint(
@@ -42,6 +43,10 @@ def for_checkpoint(
         ValueError: if runtime, device, precision or threads cannot be had.
     """
     check_wish(runtime, threads)
+    if runtime == TensorRtRuntime.name:
+        raise ValueError(
+            f"runtime 'tensorrt' runs ONNX files and no checkpoints: drive-seg export {loaded.path} --to onnx makes one"
+        )
     if runtime == "auto":
         runtime = _rule(loaded, device, precision, size, tell)
     if threads:
@@ -64,7 +69,7 @@ def for_checkpoint(
 
 
 def for_file(file: OnnxFile, device: str, precision: str, runtime: str, threads: int) -> Runtime:
-    """The runtime for a user's own file: OpenVINO for its own files, else ONNX Runtime unless OpenVINO is asked for.
+    """The runtime for a user's own file: OpenVINO for its own files, else ONNX Runtime unless another is asked for.
 
     Raises:
         CheckpointError: if the runtime is missing or cannot run the file, or the file does not fit its contract.
@@ -74,9 +79,9 @@ def for_file(file: OnnxFile, device: str, precision: str, runtime: str, threads:
     own = "openvino" if is_openvino(file.path) else "onnxruntime"
     if runtime == "auto":
         runtime = own
-    if runtime in ("torch", native.NAME, compiled.NAME) or (runtime == "onnxruntime" and own == "openvino"):
+    if runtime not in _FOR_FILES or (own == "openvino" != runtime):
         raise ValueError(f"runtime '{runtime}' cannot run {file.path.name}: take {own}")
-    return {"openvino": OpenvinoRuntime, "onnxruntime": OnnxRuntime}[runtime](file, device, precision, threads)
+    return _FOR_FILES[runtime](file, device, precision, threads)
 
 
 def check_wish(runtime: str, threads: int) -> None:

@@ -1,8 +1,10 @@
-"""A user's ONNX file executed by ONNX Runtime."""
+"""A user's ONNX file executed by ONNX Runtime: by its own kernels, or on an NVIDIA GPU by those of TensorRT."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,11 +15,13 @@ from torch import Tensor
 from drive_seg.checkpoint import CheckpointError
 from drive_seg.labels import VOID
 from drive_seg.networks.layers import resize
-from drive_seg.runtimes import MULTIPLE, Runtime, parse_device
+from drive_seg.runtimes import MULTIPLE, Runtime, cache, parse_device
 from drive_seg.runtimes.onnx_file import OnnxFile, contract_path
 from drive_seg.runtimes.pytorch import PRECISIONS
 from drive_seg.runtimes.sessions import import_runtime, thread_count
 
+_TENSORRT = "TensorrtExecutionProvider"
+_DRIVER = Path("/proc/driver/nvidia")
 _FLOATS = {"tensor(float)": "fp32", "tensor(float16)": "fp16"}
 
 
@@ -70,7 +74,7 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # whatever goes wrong comes as an exception, too
         options.intra_op_num_threads = thread_count(threads)
-        providers = _providers(self.device, onnxruntime.get_available_providers())
+        providers = self._providers(file, onnxruntime)
         with file.unpacked() as model:
             try:
                 session = onnxruntime.InferenceSession(model, options, providers=providers)
@@ -81,9 +85,12 @@ class OnnxRuntime(Runtime):
                 raise self._misfit(
                     f"onnxruntime {onnxruntime.__version__} cannot run it: {reason.replace(f'{folder}/', '')}"
                 ) from error
-        if self.device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
-            raise ValueError(f"device '{self.device}' is not there: onnxruntime could not start CUDA")
+        if self.device != "cpu" and session.get_providers()[0] != providers[0][0]:
+            raise ValueError(f"device '{self.device}' is not there: onnxruntime could not start {providers[0][0]}")
         return session
+
+    def _providers(self, file: OnnxFile, onnxruntime: ModuleType) -> list[Any]:
+        return _providers(self.device, onnxruntime.get_available_providers())
 
     def _only_input(self) -> Any:
         there = self._session.get_inputs()
@@ -167,6 +174,60 @@ class OnnxRuntime(Runtime):
 
     def _misfit(self, reason: str) -> CheckpointError:
         return CheckpointError(f"{self._path} (contract {contract_path(self._path).name}): {reason}")
+
+
+class TensorRtRuntime(OnnxRuntime):
+    """The same by ONNX Runtime's TensorRT provider, which builds an engine for the GPU; the authors have never run it.
+
+    Engines are kept in the user's cache, apart for each file, driver, GPU and onnxruntime; to build one may take
+    minutes, before the node is ready. What TensorRT cannot do goes through CUDA.
+
+    Args:
+        file, threads: as for :class:`OnnxRuntime`.
+        device: "auto" and "cuda" are the first GPU, "cuda:N" another one.
+        precision: "auto", what the file computes in, or "fp16", to which TensorRT may then round a file in fp32.
+
+    Raises:
+        CheckpointError: as for :class:`OnnxRuntime`.
+        ValueError: if device or precision cannot be had, or the cache cannot be used.
+    """
+
+    name = "tensorrt"
+
+    def __init__(self, file: OnnxFile, device: str = "auto", precision: str = "auto", threads: int = 0) -> None:
+        device = "cuda" if device == "auto" else device
+        if parse_device(device)[0] == "cpu":
+            raise ValueError("runtime 'tensorrt' cannot be had on the cpu: it runs on NVIDIA GPUs")
+        self._half = precision == "fp16"
+        super().__init__(file, device, "auto" if self._half else precision, threads)
+        if self._half:
+            self.precision = "fp16"
+
+    def _providers(self, file: OnnxFile, onnxruntime: ModuleType) -> list[Any]:
+        cuda = _providers(self.device, onnxruntime.get_available_providers())
+        if _TENSORRT not in onnxruntime.get_available_providers():
+            raise ValueError("runtime 'tensorrt' is not there: the installed onnxruntime offers no TensorRT")
+        options = {
+            "device_id": parse_device(self.device)[1],
+            "trt_fp16_enable": self._half,
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": str(_engines(file.sha256, onnxruntime.__version__)),
+        }
+        return [(_TENSORRT, options), *cuda]
+
+
+def _engines(sha256: str, version: str) -> Path:
+    """The folder for the engines of a file on this machine.
+
+    Raises:
+        ValueError: if others can write to it, or it cannot be made.
+    """
+    gpus = [_DRIVER / "version", *sorted(_DRIVER.glob("gpus/*/information"))]
+    about = "\n".join([version, *(path.read_text() for path in gpus if path.is_file())])
+    # One name, not two: the cache's folders are one below the other.
+    folder = cache.root() / f"{sha256}-tensorrt-{hashlib.sha256(about.encode()).hexdigest()}"
+    cache.make_private(folder)
+    return folder
 
 
 def _import_onnxruntime() -> ModuleType:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ import yaml
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, InputSpec
 from drive_seg.labels import CITYSCAPES19
-from drive_seg.runtimes import onnx_file
+from drive_seg.runtimes import cache, onnx_file
 from drive_seg.segmenter import Segmenter
 from drive_seg.synth import SynthDrive
 
@@ -453,6 +454,48 @@ def test_devices(tmp_path):
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(ValueError, match="device 'cuda:0' is not there: the installed onnxruntime offers .*CPU"):
             Segmenter.load(path, device="cuda:0")
+
+
+def test_tensorrt_is_asked_for_with_a_cache_for_its_engines(tmp_path, monkeypatch):
+    """There is none here: a session on the CPU stands for it."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path, asked, offered = write(tmp_path), [], ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
+
+    class Session(onnxruntime.InferenceSession):
+        def __init__(self, model, options, providers):
+            asked.append(providers)
+            super().__init__(model, options, providers=["CPUExecutionProvider"])
+
+        def get_providers(self):
+            return [provider[0] for provider in asked[-1][:2]]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*offered, "CPUExecutionProvider"])
+    segmenter = Segmenter.load(path, runtime="tensorrt", precision="fp16", device="cuda:1")
+    assert (segmenter.runtime, segmenter.device, segmenter.precision) == ("tensorrt", "cuda:1", "fp16")
+    (name, options), (next_best, _), last = asked[-1]
+    assert (name, next_best, last) == (*offered, "CPUExecutionProvider")
+    assert options["device_id"] == 1 and options["trt_fp16_enable"] and options["trt_engine_cache_enable"]
+    engines = Path(options["trt_engine_cache_path"])
+    assert engines.is_dir() and engines.parent == cache.root()
+    assert segmenter.sha256 in engines.name and engines.stat().st_mode & 0o077 == 0
+
+    exact = Segmenter.load(path, runtime="tensorrt")
+    assert (exact.device, exact.precision) == ("cuda", "fp32") and not asked[-1][0][1]["trt_fp16_enable"]
+    monkeypatch.setattr(onnxruntime, "__version__", "99")
+    Segmenter.load(path, runtime="tensorrt")
+    assert asked[-1][0][1]["trt_engine_cache_path"] != str(engines), "another version builds its own"
+
+    offered.remove("TensorrtExecutionProvider")
+    with pytest.raises(ValueError, match="runtime 'tensorrt' is not there: the installed onnxruntime offers no Tens"):
+        Segmenter.load(path, runtime="tensorrt")
+
+
+def test_tensorrt_is_for_onnx_files_on_a_gpu(tmp_path):
+    with pytest.raises(ValueError, match="runtime 'tensorrt' cannot be had on the cpu"):
+        Segmenter.load(write(tmp_path), runtime="tensorrt", device="cpu")
+    with pytest.raises(ValueError, match="'tensorrt' runs ONNX files and no checkpoints: drive-seg export .*onnx"):
+        Segmenter.load("dsnet_synth19", runtime="tensorrt")
 
 
 # The scale of the input
