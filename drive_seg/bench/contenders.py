@@ -37,8 +37,11 @@ class Contender:
         return f"{self.name} {self.runtime} {self.precision}"
 
     def takes_part(self, cell: Cell, cells: Sequence[Cell]) -> bool:
-        """Whether it runs in this cell: what is heavy or compiled for a size only in the cheapest unless asked for."""
-        if self.subject is not None and (self.subject.heavy or self.way.first_only) and not self.asked:
+        """Whether it runs in this cell: the heavy, variants and what is compiled for a size only in the cheapest unless
+        asked for."""
+        if self.asked or self.subject is None:
+            return True
+        if self.subject.heavy or self.subject.variant or self.way.first_only:
             return cell == min(cells, key=_work)
         return True
 

@@ -19,7 +19,8 @@ from drive_seg.runtimes.onnx_file import is_onnx
 
 Size = tuple[int, int]
 CLASSES = 19
-LIGHT = {"dsnet+fbnet": "dsnet_1.0+fbnet_stage3", "enet": "enet", "erfnet": "erfnet"}
+VARIANTS = {"dsnet+fbnet": "dsnet_1.0+fbnet_stage3"}
+LIGHT = {"enet": "enet", "erfnet": "erfnet"}
 HEAVY = {
     "fcn_r50": "fcn_r50",
     "pspnet_r50": "pspnet_r50",
@@ -27,7 +28,8 @@ HEAVY = {
     "ifbfnet_r101": "ifbfnet_r101",
     "dfn_r101": "dfn_sn_bn",
 }
-"""Names here -> systems of the papers; heavy ones take a second and more for an image on a CPU."""
+"""Names here -> systems of the papers; variants differ little from the first network, heavy ones take a second and more
+for an image on a CPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,7 @@ class Subject:
         classes: C of its logits.
         trained: whether its weights were trained.
         heavy: takes long on a CPU.
+        variant: what it costs at one size says what it costs at the others.
         checkpoint: the file it comes from; None for fresh weights.
     """
 
@@ -50,6 +53,7 @@ class Subject:
     classes: int = CLASSES
     trained: bool = False
     heavy: bool = False
+    variant: bool = False
     checkpoint: Checkpoint | None = None
 
     @cached_property
@@ -72,7 +76,7 @@ def from_checkpoint(model: str) -> Subject:
     return Subject(name, name, loaded.build_network, classes, trained=True, checkpoint=loaded)
 
 
-def from_system(name: str, system: str, heavy: bool = False) -> Subject:
+def from_system(name: str, system: str, heavy: bool = False, variant: bool = False) -> Subject:
     """A system of the papers with fresh weights, the same ones each time."""
     found = BY_NAME[system]
 
@@ -81,7 +85,7 @@ def from_system(name: str, system: str, heavy: bool = False) -> Subject:
             torch.manual_seed(0)
             return networks.build(found.network, CLASSES, **{**found.options, **options}).eval()
 
-    return Subject(name, found.network, build, heavy=heavy)
+    return Subject(name, found.network, build, heavy=heavy, variant=variant)
 
 
 def all_subjects(model: str) -> list[Subject]:
@@ -91,9 +95,10 @@ def all_subjects(model: str) -> list[Subject]:
         CheckpointError: if the checkpoint may not be used.
     """
     own = from_checkpoint(model)
+    variants = [from_system(name, system, variant=True) for name, system in VARIANTS.items()]
     light = [from_system(name, system) for name, system in LIGHT.items() if name != own.name]
     heavy = [from_system(name, system, heavy=True) for name, system in HEAVY.items() if name != own.name]
-    return [own, *light, *heavy]
+    return [own, *variants, *light, *heavy]
 
 
 @cache

@@ -118,14 +118,18 @@ def test_ties_are_left_out_only_where_weights_were_never_trained():
         checks.check_agreement(reference * 0, reference * 0, trained=False)
 
 
-def test_heavy_networks_run_in_the_cheapest_cell_unless_asked_for():
+def test_heavy_networks_and_variants_run_in_the_cheapest_cell_unless_asked_for():
     heavy = Subject("big", "fcn", tiny, classes=5, heavy=True)
+    variant = Subject("alike", "enet", tiny, classes=5, variant=True)
     cells = [Cell((64, 96)), Cell((64, 96), 2), Cell((128, 96))]
-    (usual,) = [c for c in contenders([SUBJECT, heavy], "cpu") if c.name == "big"]
-    assert usual.runtime == EAGER
-    assert [usual.takes_part(cell, cells) for cell in cells] == [True, False, False]
-    asked = contenders([SUBJECT, heavy], "cpu", ["big torch"])
-    assert all(c.takes_part(cells[2], cells) for c in asked if c.name == "big")
+    usual = contenders([SUBJECT, heavy, variant], "cpu")
+    assert [c.runtime for c in usual if c.name == "big"] == [EAGER]
+    assert {"torch", "onnxruntime", "openvino"} <= {c.runtime for c in usual if c.name == "alike"}
+    for contender in usual:
+        everywhere = contender.name == "tiny" and contender.runtime != "inductor"
+        assert [contender.takes_part(cell, cells) for cell in cells] == [True, everywhere, everywhere]
+    asked = contenders([SUBJECT, heavy, variant], "cpu", ["big torch", "alike"])
+    assert all(c.takes_part(cells[2], cells) for c in asked if c.name in ("big", "alike") and c.asked)
 
 
 def test_choosing_contenders_by_words():
