@@ -108,10 +108,12 @@ def _bench_size(
     tell(f"{where}: timing {len(calls)} in turn")
     outcomes = measure(calls, seconds, clock)
     beside = _beside(outcomes.pop(_EAGER_CALL), subject, size, 1)
-    networks = {label: outcomes[name] for label, name in alone.items()}
-    for label, row in rows.items():
-        if label in outcomes and _take(row, outcomes[label], beside):
-            row.details |= stage_figures(kept[label][-len(outcomes[label]) :], outcomes[label], networks.get(label))
+    for label in kept:
+        row, outcome, network = rows[label], outcomes[label], outcomes.get(alone.get(label, ""))
+        if isinstance(network, Exception):
+            row.fail(network)
+        elif _take(row, outcome, beside):
+            row.details |= stage_figures(kept[label][-len(outcome) :], outcome, network)
     return list(rows.values())
 
 
@@ -245,20 +247,15 @@ def check_label(label: np.ndarray, wanted: np.ndarray, classes: int, precision: 
 def stage_figures(
     stages: Sequence[dict[str, float]],
     totals: Sequence[float],
-    network_alone: Sequence[float] | Exception | None = None,
+    network_alone: Sequence[float] | None = None,
 ) -> dict[str, object]:
     """Median of each stage in ms, and of what a run takes beside the network.
 
     Args:
         stages: of each run, seconds by stage.
         totals: seconds of the same runs.
-        network_alone: seconds of runs of the network alone, if that is not the stage "network", or what it raised.
-
-    Raises:
-        Exception: what the network raised.
+        network_alone: seconds of runs of the network alone, if that is not the stage "network".
     """
-    if isinstance(network_alone, Exception):
-        raise network_alone
     names = list(dict.fromkeys(name for run in stages for name in run))
     if network_alone is None:
         beside = percentile([total - run["network"] for total, run in zip(totals, stages, strict=True)], 50)

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from drive_seg.bench import node
+from drive_seg.bench import frames, node
 from drive_seg.bench.checks import WrongOutputError
 from drive_seg.bench.frames import STREAMED, _stream, bench_frames, check_label, stage_figures
-from drive_seg.bench.rows import Cell, Row
+from drive_seg.bench.rows import FAILED, RAN, Cell, Row
 from drive_seg.bench.subjects import Subject, from_checkpoint
+from drive_seg.bench.ways import Way
+from drive_seg.decision import decide
+from drive_seg.runtimes.pytorch import TorchRuntime
 
 COUNTERS = {"received": 9, "published": 4, "dropped": 5, "expired": 0, "rejected": 0, "failed": 0, "withheld": 0}
 
@@ -154,8 +157,6 @@ def test_stages_are_medians_of_the_timed_runs():
     alone = stage_figures(stages, [0.014, 0.025, 0.099], [0.011, 0.017, 0.5])
     assert alone["stages_ms"] == found["stages_ms"]
     assert alone["beside_the_network_ms"] == pytest.approx(8.0)
-    with pytest.raises(ValueError, match="no network"):
-        stage_figures(stages, [0.014, 0.025, 0.099], ValueError("no network"))
 
 
 def test_a_wrong_label_is_refused():
@@ -200,3 +201,45 @@ def test_overlapped_frames_are_two_on_their_way_and_come_back_in_order():
 
     _stream(Counting(), [])()
     assert fetched == list(range(STREAMED)) and most == 2
+
+
+class _Deciding(TorchRuntime):
+    """Decides by itself, and fails where its logits are asked for if it is told to."""
+
+    decides = True
+
+    def __init__(self, network: torch.nn.Module, fails: bool) -> None:
+        super().__init__(network, "cpu", "fp32")
+        self._fails = fails
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        if self._fails:
+            raise RuntimeError("no logits today")
+        return super().__call__(batch)
+
+    def decide(self, batch: torch.Tensor, confidence: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return decide(super().__call__(batch), confidence)
+
+
+def test_a_segmenter_in_each_runtime(monkeypatch):
+    def refuse(subject, cell):
+        raise ValueError("there is none")
+
+    chosen = [
+        Way("torch", "fp32", lambda subject, cell: TorchRuntime(subject.build(), "cpu", "fp32")),
+        Way("deciding", "fp32", lambda subject, cell: _Deciding(subject.build(), False)),
+        Way("failing", "fp32", lambda subject, cell: _Deciding(subject.build(), True)),
+        Way("missing", "fp32", refuse),
+    ]
+    monkeypatch.setattr(frames, "ways", lambda device: chosen)
+    rows = frames.bench_segmenter(from_checkpoint("dsnet_synth19"), [(48, 80)], "cpu", 1e-4)
+    assert [(row.runtime, row.name) for row in rows] == [
+        (way.runtime, name) for way in chosen for name in frames.OUTPUTS
+    ]
+    by_runtime = {way.runtime: [row for row in rows if row.runtime == way.runtime] for way in chosen}
+    for row in by_runtime["torch"] + by_runtime["deciding"]:
+        assert row.status == RAN and row.agreement > 0.999 and row.ratio_to_eager > 0
+        assert set(row.details["stages_ms"]) >= {"preprocess", "network", "postprocess"}
+        assert row.details["beside_the_network_ms"] < row.median_ms
+    for runtime, reason in (("failing", "no logits today"), ("missing", "there is none")):
+        assert all(row.status == FAILED and reason in row.reason for row in by_runtime[runtime])
