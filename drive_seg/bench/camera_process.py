@@ -40,6 +40,8 @@ RATES_HZ = (30.0, 25.0, 20.0, 15.0, 12.0, 10.0, 8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.
 BUSY = 0.85
 """How much of its time the node may work in the steady phase: beyond it every hiccup makes a frame late."""
 MOST_HZ = 120.0
+STEADY = 5
+"""Times as long as the other phases lasts the steady one: of few images the 99th percentile is just the worst."""
 
 
 def steady_rate(processing_s: float) -> float:
@@ -53,7 +55,7 @@ def measure(cameras: Cameras, segmenter: Segmenter, seconds: float, overload: fl
     Args:
         cameras: those of the node, which is ready.
         segmenter: with the same model as the node.
-        seconds: of each of the phases, and of each of the turns of the first.
+        seconds: of each of the phases (STEADY times as long for the steady one), and of each of the turns of the first.
         overload: times what the node manages.
 
     Raises:
@@ -65,8 +67,12 @@ def measure(cameras: Cameras, segmenter: Segmenter, seconds: float, overload: fl
     book = _Book(cameras)
     phases = {"turns": book.phase(lambda: _in_turn(cameras, segmenter, seconds))}
     processing_s = percentile(phases["turns"]["processing_s"], 50)
-    for name, hz in (("steady", steady_rate(processing_s)), ("overload", min(MOST_HZ, overload / processing_s))):
-        phases[name] = book.phase(lambda hz=hz: _stream(cameras, seconds, hz))
+    streams = {
+        "steady": (STEADY * seconds, steady_rate(processing_s)),
+        "overload": (seconds, min(MOST_HZ, overload / processing_s)),
+    }
+    for name, stream in streams.items():
+        phases[name] = book.phase(lambda stream=stream: _stream(cameras, *stream))
         phases[name]["manages_hz"] = 1 / processing_s
     if cameras.fault:
         raise RuntimeError(cameras.fault)
@@ -178,7 +184,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--runtime", default="torch")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--input-size", type=int, nargs=2, required=True, metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each phase")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each phase, the steady one longer")
     parser.add_argument("--overload", type=float, default=3.0, help="of the last one: times what the node manages")
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(args)

@@ -236,7 +236,7 @@ def _run(
     with Children({**_environment(), "XDG_CACHE_HOME": str(folder)}, folder) as children:
         node = children.start("node", "drive_seg.node.segmentation_node", "--ros-args", *arguments)
         camera = children.start("camera", "drive_seg.bench.camera_process", *words)
-        children.wait_until(lambda: _has_ended(camera), "the camera's last frame", 6 * seconds + MARGIN_S, [node])
+        children.wait_until(lambda: _has_ended(camera), "the camera's last frame", 12 * seconds + MARGIN_S, [node])
         camera.wait(1.0)
         node.finish()
     return json.loads(outcome.read_text())
