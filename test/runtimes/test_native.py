@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import cv2
 import pytest
 import torch
 
@@ -99,6 +100,25 @@ def test_a_trained_model_labels_as_in_pytorch(trained, inputs, factors, kernels_
     same = [(runtime(image).argmax(1) == network(image).argmax(1)).float().mean() for image in inputs[:2]]
     assert sum(same) / len(same) >= least
     assert len(network(inputs[0]).argmax(1).unique()) > 5
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.9999), ("bf16", 0.998), ("int8", 0.99)])
+def test_real_frames_are_labelled_as_in_pytorch(shared_data, kernels_file, precision, least):
+    """Every fifth of CamVid's val images; int8 is calibrated on train."""
+    need(precision)
+    loaded = checkpoint.load(checkpoint.find_model("dsnet_camvid11"))
+    exact = Segmenter(loaded.build_network(), loaded.contract, "cpu", "fp32")
+
+    def some(split, step):
+        return [cv2.imread(str(file)) for file in sorted((shared_data / "camvid" / split / "images").iterdir())[::step]]
+
+    library, factors = Library(kernels_file), None
+    if precision == "int8":
+        images = [exact.prepare(image, image.shape[:2]) for image in some("train", 30)]
+        factors = calibrate(fold(loaded.build_network()), images, library)
+    own = Segmenter(NativeRuntime(loaded.build_network(), library, precision, factors), loaded.contract)
+    same = [(own(image).label == exact(image).label).mean() for image in some("val", 5)]
+    assert len(same) == 21 and sum(same) / len(same) >= least
 
 
 def test_a_segmenter_labels_and_is_as_sure_as_pytorch(ready, frames):
