@@ -165,9 +165,10 @@ def _account(row: Row, phase: Mapping[str, Any]) -> None:
 
 def _runtime_and_precision(words: str) -> tuple[str, str]:
     runtime, _, precision = " ".join(words.split()).partition(" ")
-    if runtime == "auto" or runtime not in NAMES or precision not in ("", "fp32", "fp16", "bf16", "int8"):
+    able = [name for name in NAMES if name not in ("auto", "tensorrt")]  # the last is for files, not for checkpoints
+    if runtime not in able or precision not in ("", "fp32", "fp16", "bf16", "int8"):
         raise ValueError(
-            f"node runtime '{words}' is not one of {', '.join(name for name in NAMES if name != 'auto')}, with or "
+            f"node runtime '{words}' is not one of {', '.join(able)}, with or "
             "without fp32, fp16, bf16 or int8 behind it"
         )
     return runtime, precision or "auto"

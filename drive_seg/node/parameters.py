@@ -26,7 +26,6 @@ from drive_seg.node.planning_parameters import (
     read_planning,
 )
 from drive_seg.node.specs import Change, Spec, check_device, check_model, check_order, check_size, check_topic, one_of
-from drive_seg.runtimes import NAMES as RUNTIMES
 
 QOS_OVERRIDES = "qos_overrides"
 NO_CONFIDENCE = "cannot be {}: this model gives class ids, and no probabilities with them"
@@ -125,7 +124,7 @@ NODE_SPECS: Mapping[str, Spec] = {
         "who executes the network: auto (the fastest that is installed and prepared), torch, native, inductor, "
         "onnxruntime or openvino; for an ONNX file on a GPU also tensorrt",
         Change.RELOADS,
-        check=one_of(*RUNTIMES),
+        check=one_of("auto", "torch", "native", "inductor", "onnxruntime", "openvino", "tensorrt"),
     ),
     "threads": Spec(0, "CPU threads of the network; 0 is the runtime's own choice", span=(0, 1024)),
     "input_size": Spec(

@@ -14,6 +14,7 @@ from drive_seg.node import parameters
 from drive_seg.node.parameters import NODE_SPECS, ParameterError, all_specs, camera_specs
 from drive_seg.node.segmentation_node import SegmentationNode
 from drive_seg.node.specs import Change
+from drive_seg.runtimes import NAMES
 
 MakeNode = Callable[..., SegmentationNode]
 
@@ -164,3 +165,8 @@ def test_the_shipped_file_holds_every_default(checkout: Path, make_node: MakeNod
     for name, spec in camera_specs("camera").items():
         assert f"#   {name.partition('.')[2]}: {written(spec.default)}\n" in text
     make_node(**given)
+
+
+def test_the_runtimes_of_the_node_are_those_of_the_package():
+    """The node's parameters are known before PyTorch is imported."""
+    assert NODE_SPECS["runtime"].check.choices == NAMES

@@ -237,7 +237,10 @@ def test_the_same_image_always_gets_the_same_label_alone_or_in_company(ready, ru
 @pytest.mark.parametrize(
     ("wish", "reason"),
     [
-        ({"runtime": "tensorrt"}, "runtime 'tensorrt' is not one of auto, torch, native, inductor, onnxruntime, op"),
+        (
+            {"runtime": "lion"},
+            "runtime 'lion' is not one of auto, torch, native, inductor, onnxruntime, openvino, tens",
+        ),
         ({"threads": -1}, "threads must be 0"),
         (
             {"runtime": "openvino", "device": "cuda"},
