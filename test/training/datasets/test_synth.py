@@ -1,0 +1,31 @@
+"""The synthetic drive as a dataset."""
+
+import numpy as np
+import pytest
+
+from drive_seg.synth import SynthDrive
+from drive_seg.training.datasets import open_dataset, synth
+
+
+@pytest.fixture
+def rendered(monkeypatch):
+    """The numbers of all frames that are rendered from now on."""
+    made, frame = [], SynthDrive.frame
+    monkeypatch.setattr(SynthDrive, "frame", lambda drive, number: made.append(number) or frame(drive, number))
+    synth._render.cache_clear()
+    yield made
+    synth._render.cache_clear()
+
+
+def test_frames_are_rendered_once_whoever_reads_them(rendered):
+    arguments = {"seeds": (5, 7), "frames": 2, "step": 3, "size": (64, 40)}
+    first, again = open_dataset("synth", **arguments), open_dataset("synth", **arguments)
+    samples = [first.read(i) for i in range(len(first))]
+    assert rendered == [0, 3, 0, 3]
+    for i, (image, label) in enumerate(samples):
+        assert all(one is other for one, other in zip(again.read(i), (image, label), strict=True))
+        assert image.shape == (40, 64, 3) and label.shape == (40, 64)
+        exact = SynthDrive(seed=5 + i // 2, size=(64, 40)).frame(i % 2 * 3)
+        assert np.array_equal(image, exact.image) and np.array_equal(label, exact.label)
+    larger = open_dataset("synth", **{**arguments, "size": (96, 64)})
+    assert larger.read(0)[0].shape == (64, 96, 3), "another size is another frame"
