@@ -25,7 +25,7 @@ from drive_seg.training.datasets.label_files import read_colors
 
 _UNLABELLED_11 = 11
 _VAL_SHOT = range(7959, 8160)  # of sequence 0016E5
-_TEST_BEGIN = 8551  # of sequence 0001TP
+_TEST_BEGIN = 8550  # of sequence 0001TP: 62 frames before it, 62 from it on
 
 
 class CamVid(LabelledFiles):

@@ -75,8 +75,13 @@ def test_published_frames_are_split_as_segnet_did_or_by_lists(original, tmp_path
         open_dataset("camvid32", root=original, split="extra")
 
 
-def test_the_test_split_begins_one_second_after_trains_last_frame():
-    assert segnet_split("0001TP_008550") == "train" and segnet_split("0001TP_008580") == "test"
+def test_the_second_half_of_the_dusk_sequence_is_tested():
+    """367, 101 and 233 frames of the splits: 62 of this sequence in train, 62 in test."""
+    halves = [segnet_split(f"0001TP_{frame:06d}") for frame in range(6690, 10381, 30)]
+    assert halves == ["train"] * 62 + ["test"] * 62
+
+
+def test_other_sequences_are_split_as_segnet_did():
     assert segnet_split("0016E5_07959") == segnet_split("0016E5_08159") == "val"
     assert segnet_split("0006R0_f00930") == "train" and segnet_split("kitti_1") is None
 
