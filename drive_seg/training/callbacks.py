@@ -39,6 +39,14 @@ class MovingAverage(WeightAveraging):
         super().__init__(avg_fn=average)
 
 
+class ValidateLast(Callback):
+    """Has the last epoch validated, whatever the interval: where the learning rate ends, weights are mostly best."""
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, task: SegmentationTask) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+
 class SumOverDevices(Callback):
     """Adds up what the devices have counted in validation. It must stand before all that look at the scores."""
 

@@ -127,7 +127,7 @@ def test_a_real_run_is_scored_by_its_last_epoch(study_file, tmp_path):
         ({"seed": 3}, "seed: Extra inputs are not permitted"),
         ({"rows": [{"name": "a", "set": {"lossses": {}}}]}, "row 'a': .*lossses: Extra inputs"),
         ({"rows": [{"name": "a"}, {"name": "a"}]}, "two rows have the same name"),
-        ({"set": {"schedule.epochs": 3, "validate_every": 2}}, "schedule.epochs must be a multiple of validate_every"),
+        ({"set": {"schedule": {"iterations": 30}}}, "row 'WCE': give its length as schedule.epochs"),
         ({"recipe": "nowhere.yaml"}, "row 'WCE': .*nowhere.yaml: cannot be read"),
     ],
 )
@@ -141,7 +141,7 @@ def test_an_unvalidated_last_epoch_is_refused(study_file, tmp_path):
     settings = yaml.safe_load(study_file.read_text())
     settings["set"] = {"schedule.epochs": 3}
     study_file.write_text(yaml.safe_dump(settings))
-    with pytest.raises(ValueError, match="its last epoch was not validated"):
+    with pytest.raises(ValueError, match="hold no validation of its last epoch"):
         carry_out(study_file, tmp_path / "out", pretend(SCORES, []))
 
 

@@ -1,5 +1,6 @@
 """From a tree of images to a checkpoint the Segmenter loads; resumed training equals uninterrupted training."""
 
+import csv
 import json
 
 import cv2
@@ -35,6 +36,15 @@ def test_training_learns_and_writes_a_checkpoint_that_scores_as_recorded(recipe_
     )
     assert matrix.miou() == pytest.approx(recorded["miou"], abs=2e-4)
     assert matrix.pixel_accuracy() > 0.8  # two flat colours are learnt in sixty steps
+
+
+def test_the_last_epoch_is_validated_whatever_the_interval(tiny_recipe, tmp_path):
+    train(tiny_recipe("schedule.epochs=5", "validate_every=2"), tmp_path, progress=False)
+    with next(tmp_path.glob("csv/*/metrics.csv")).open() as log:
+        validated = [int(row["epoch"]) for row in csv.DictReader(log) if row["val_miou"]]
+    assert validated == [1, 3, 4]
+    train(tiny_recipe("validate_every=9"), tmp_path / "short", progress=False)  # a trial shall end in a checkpoint, too
+    assert checkpoint.load(tmp_path / "short" / "best.safetensors").contract.metrics["validation"]["epochs"] == 2
 
 
 @pytest.fixture
