@@ -145,7 +145,7 @@ def _study(paths: list[Path], folder: Path, output: Path | None) -> None:
 
 def _check(plan: Any, output: Path | None) -> None:
     from drive_seg.training.check import check_data
-    from drive_seg.training.check_print import print_report
+    from drive_seg.training.check_report import print_report
 
     report = check_data(plan, progress=sys.stderr.isatty())
     print_json(report.to_dict(), output)

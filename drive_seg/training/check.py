@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from drive_seg.labels import VOID, LabelMap, label_map
+from drive_seg.training.augmentation import patch_windows
+from drive_seg.training.check_report import Problem, Report, SplitFigures
 from drive_seg.training.datasets import Dataset, open_unchecked
 from drive_seg.training.datasets.base import BrokenSample, Fault
-from drive_seg.training.datasets.joined import table_of
+from drive_seg.training.datasets.joined import left_out, table_of
+from drive_seg.training.leaks import Look, find_leaks, look_of
 from drive_seg.training.recipe import Recipe, Source
 from drive_seg.training.statistics import for_each_sample
 
-_THUMBNAIL = (16, 16)
-_ALIKE = 0.05
-"""Mean difference of thumbnails, as a share of their contrast, up to which frames of one name are the same picture.
-
-On CamVid, another size and a JPEG quality of 50 make at most 0.02; train frames apart in time differ by 0.11 or more.
-"""
+_NAMED = 3
+"""Files of a kind that a refusal names."""
 
 _SENTENCES = {
     "missing": "{n} without a partner",
@@ -33,89 +29,12 @@ _SENTENCES = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Something wrong: ``level`` is "error" (no training) or "warning"; ``files`` are all that it concerns."""
-
-    level: str
-    where: str
-    text: str
-    files: tuple[str, ...] = ()
-
-
-@dataclass
-class SplitFigures:
-    """What a split holds, repeats and broken samples left out.
-
-    Attributes:
-        name: "train" or "val".
-        sizes: (height, width) -> images.
-        pixels: float64 [256], how many of each target (class or group of the run) and, at 255, of void.
-        images: int64 [256], in how many images each occurs.
-        names: of the targets.
-    """
-
-    name: str
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256))
-    images: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    names: tuple[str, ...] = ()
-
-    @property
-    def count(self) -> int:
-        return sum(self.sizes.values())
-
-    @property
-    def void_share(self) -> float:
-        """The share of void among all pixels."""
-        return float(self.pixels[VOID] / max(self.pixels.sum(), 1))
-
-    def shares(self) -> np.ndarray:
-        """Each target's share of the labelled pixels, float64 [targets]."""
-        labelled = self.pixels[: len(self.names)]
-        return labelled / max(labelled.sum(), 1)
-
-
-@dataclass
-class Report:
-    """The outcome of a check."""
-
-    splits: list[SplitFigures]
-    problems: list[Problem]
-
-    @property
-    def errors(self) -> int:
-        return sum(problem.level == "error" for problem in self.problems)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``--json``."""
-        return {
-            "errors": self.errors,
-            "warnings": len(self.problems) - self.errors,
-            "problems": [{**vars(problem), "files": list(problem.files)} for problem in self.problems],
-            "splits": [
-                {
-                    "name": split.name,
-                    "images": split.count,
-                    "sizes": {f"{h}x{w}": count for (h, w), count in split.sizes.most_common()},
-                    "void_share": split.void_share,
-                    "classes": [
-                        {"name": name, "share": float(share), "images": int(images)}
-                        for name, share, images in zip(split.names, split.shares(), split.images, strict=False)
-                    ],
-                }
-                for split in self.splits
-            ],
-        }
-
-
-@dataclass(frozen=True)
 class _Sample:
-    """What remains of a sample once it was looked at; without ``digest`` it is broken."""
+    """What remains of a sample once it was looked at; without ``look`` it is broken."""
 
     name: str
     faults: tuple[Fault, ...] = ()
-    digest: bytes = b""
-    thumbnail: np.ndarray | None = None
+    look: Look | None = None
     size: tuple[int, int] = (0, 0)
     counts: np.ndarray | None = None
 
@@ -135,7 +54,7 @@ class _Checked:
         return f"{self.split}: {' '.join([self.source.dataset, *given])}"
 
     def whole(self) -> list[_Sample]:
-        return [sample for sample in self.samples if sample.digest]
+        return [sample for sample in self.samples if sample.look is not None]
 
 
 def check_data(recipe: Recipe, progress: bool = True) -> Report:
@@ -143,9 +62,11 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
 
     Errors: a dataset that cannot be opened, files without a partner, unreadable files, labels of another size than
     their image, ids outside the label map, classes without a counterpart in the run's label map, frames of validation
-    that are in training too (the same pixels, or the same name and look), too few images for one batch.
+    that are in training too (the same pixels, or the same name and look; a warning where the recipe means it so),
+    patches that leave a part of an image out, sources that cannot tell the presence of classes to a loss that asks for
+    it, too few images for one batch.
     Warnings: images without any labelled pixel, images that a dataset holds twice, frames of both splits with the same
-    name that look different, classes that never occur.
+    name that look different or with different names that look the same, classes that never occur.
     """
     problems: list[Problem] = []
     checked = [
@@ -156,7 +77,8 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
     for part in checked:
         problems += _of_source(part)
     splits = _figures(recipe, checked, problems)
-    problems += _leaks(checked)
+    problems += _leaks(checked, allowed=recipe.data.val_is_trained_on)
+    problems += _patches(recipe, [part for part in checked if part.split == "train"])
     images = sum(len(part.samples) * part.source.repeat for part in checked if part.split == "train")
     if recipe.augmentation.patches is not None:
         rows, columns = recipe.augmentation.patches.grid
@@ -164,6 +86,24 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
     if 0 < images < recipe.data.batch_size:
         problems.append(Problem("error", "train", f"{images} images do not fill one batch of {recipe.data.batch_size}"))
     return Report(splits, sorted(problems, key=lambda problem: problem.level))
+
+
+def refuse_broken(recipe: Recipe, progress: bool = True) -> None:
+    """Check a recipe's data before it is trained on.
+
+    Raises:
+        ValueError: if there is an error; it says which files, the first ones of each kind.
+    """
+    report = check_data(recipe, progress)
+    errors = [problem for problem in report.problems if problem.level == "error"]
+    if errors:
+        told = "; ".join(_with_files(problem) for problem in errors)
+        raise ValueError(f"this data is not trained on: {told} (`drive-seg train RECIPE --check` lists all)")
+
+
+def _with_files(problem: Problem) -> str:
+    files = ", ".join(problem.files[:_NAMED]) + (", ..." if len(problem.files) > _NAMED else "")
+    return f"{problem.where}: {problem.text}" + (f" ({files})" if files else "")
 
 
 def _look_through(split: str, source: Source, problems: list[Problem], progress: bool) -> _Checked:
@@ -186,9 +126,7 @@ def _look_at(dataset: Dataset, i: int) -> _Sample:
         return _Sample(name, error.faults)
     except (ValueError, OSError) as error:
         return _Sample(name, (Fault("unreadable", name, f"cannot be read: {error}"),))
-    grey = cv2.cvtColor(cv2.resize(image, _THUMBNAIL, interpolation=cv2.INTER_AREA), cv2.COLOR_BGR2GRAY)
-    digest = hashlib.blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).data, digest_size=16).digest()
-    return _Sample(name, (), digest, grey, label.shape, np.bincount(label.ravel(), minlength=256))
+    return _Sample(name, (), look_of(name, image), label.shape, np.bincount(label.ravel(), minlength=256))
 
 
 def _of_source(part: _Checked) -> Iterable[Problem]:
@@ -204,7 +142,7 @@ def _of_source(part: _Checked) -> Iterable[Problem]:
         yield Problem("warning", part.where, f"{_images(len(blank))} without any labelled pixel", blank)
     by_digest = defaultdict(list)
     for sample in part.whole():
-        by_digest[sample.digest].append(sample.name)
+        by_digest[sample.look.digest].append(sample.name)
     if doubles := tuple(" = ".join(names) for names in by_digest.values() if len(names) > 1):
         yield Problem("warning", part.where, f"{_images(len(doubles))} held more than once", doubles)
 
@@ -226,17 +164,20 @@ def _figures(recipe: Recipe, checked: list[_Checked], problems: list[Problem]) -
         classes = None
     splits = {"train": SplitFigures("train"), "val": SplitFigures("val")}
     groups: list[tuple[int, ...]] = []
+    trained: list[tuple[_Checked, np.ndarray | None]] = []
     for part in checked:
-        table = np.arange(256)
+        table = None
         if part.dataset is not None and classes is not None:
             try:
-                own = table_of(part.dataset.label_map, classes, part.source.meaning, groups)
-                table = table if own is None else own
+                table = table_of(part.dataset.label_map, classes, part.source.meaning, groups)
             except ValueError as error:
                 problems.append(Problem("error", part.where, str(error)))
                 continue
-        _add(splits[part.split], part, table)
+            if part.split == "train":
+                trained.append((part, table))
+        _add(splits[part.split], part, np.arange(256) if table is None else table)
     if classes is not None:
+        problems += _unknown_presence(recipe, trained, classes, groups)
         joined = tuple("/".join(classes.names[i] for i in members) for members in groups)
         for split in splits.values():
             split.names = (*classes.names, *joined)
@@ -263,35 +204,51 @@ def _absent(split: SplitFigures, classes: LabelMap, groups: list[tuple[int, ...]
         yield Problem("warning", split.name, f"classes that never occur and {outcome}: {', '.join(absent)}")
 
 
-def _leaks(checked: list[_Checked]) -> Iterable[Problem]:
-    train, val = ([s for p in checked if p.split == split for s in p.whole()] for split in ("train", "val"))
-    pictures = {sample.digest: sample.name for sample in train}
-    names = defaultdict(list)
-    for sample in train:
-        names[sample.name].append(sample)
-    shared, namesakes = [], []
-    for sample in val:
-        if sample.digest in pictures:
-            shared.append(_both(sample.name, pictures[sample.digest]))
-        elif any(_look_alike(sample, other) for other in names.get(sample.name, ())):
-            shared.append(sample.name)
-        elif sample.name in names:
-            namesakes.append(sample.name)
-    if shared:
-        text = f"{_images(len(shared))} also in train: scores on them say nothing about new images"
-        yield Problem("error", "val", text, tuple(dict.fromkeys(shared)))
-    if namesakes:
-        text = f"{_images(len(namesakes))} named as one of train, though they look different"
-        yield Problem("warning", "val", text, tuple(dict.fromkeys(namesakes)))
+def _unknown_presence(
+    recipe: Recipe,
+    trained: list[tuple[_Checked, np.ndarray | None]],
+    classes: LabelMap,
+    groups: list[tuple[int, ...]],
+) -> Iterable[Problem]:
+    """Sources whose labels cannot say what an image does not show, where a loss would learn from their silence."""
+    asking = sorted({"sel", "bwbce"} & set(recipe.losses))
+    missing = left_out([table for _, table in trained], classes.num_classes, groups) if asking else {}
+    for number, ids in missing.items():
+        names = ", ".join(classes.names[i] for i in ids)
+        text = (
+            f"the loss '{asking[0]}' learns which classes an image does not show, but labels of '{classes.name}' made "
+            f"from these leave out {names}: say under 'meaning' what they are part of here, or leave that loss out"
+        )
+        yield Problem("error", trained[number][0].where, text)
 
 
-def _both(val: str, train: str) -> str:
-    return val if val == train else f"{val} is {train} of train"
+def _leaks(checked: list[_Checked], allowed: bool) -> Iterable[Problem]:
+    train, val = ([s.look for p in checked if p.split == split for s in p.whole()] for split in ("train", "val"))
+    leaks = find_leaks(train, val)
+    if leaks.shared:
+        text = f"{_images(len(leaks.shared))} also in train: scores on them say nothing about new images"
+        yield Problem("warning" if allowed else "error", "val", text, tuple(leaks.shared))
+    if leaks.twins:
+        text = f"{_images(len(leaks.twins))} that look like one of train: stored anew, or a moment apart"
+        yield Problem("warning", "val", text, tuple(leaks.twins))
+    if leaks.namesakes:
+        text = f"{_images(len(leaks.namesakes))} named as one of train, though they look different"
+        yield Problem("warning", "val", text, tuple(leaks.namesakes))
 
 
-def _look_alike(one: _Sample, other: _Sample) -> bool:
-    difference = np.abs(one.thumbnail.astype(np.float32) - other.thumbnail).mean()
-    return bool(difference < _ALIKE * min(one.thumbnail.std(), other.thumbnail.std()))
+def _patches(recipe: Recipe, train: list[_Checked]) -> Iterable[Problem]:
+    """Images of which the recipe's patches would leave out a part."""
+    patches = recipe.augmentation.patches
+    if patches is None:
+        return
+    gaps: dict[str, list[str]] = defaultdict(list)
+    for sample in (sample for part in train for sample in part.whole()):
+        try:
+            patch_windows(sample.size, patches.size, patches.grid)
+        except ValueError as error:
+            gaps[str(error)].append(sample.name)
+    for text, names in gaps.items():
+        yield Problem("error", "augmentation.patches", text, tuple(names))
 
 
 def _files(count: int) -> str:

@@ -93,7 +93,9 @@ class Data(_Part):
     width) that the network is meant for, as the checkpoint says it; ``batch_size``: images per optimiser step, all
     devices and accumulated parts together; ``class_uniform``: this share of an epoch's samples is drawn by choosing a
     class first, then an image and a window that hold it; ``workers``: processes per device that prepare batches;
-    ``cache_gib``: memory, per device, for decoded images; those beyond it are read when they are needed.
+    ``cache_gib``: memory, per device, for decoded images; those beyond it are read when they are needed (of a bag, its
+    messages stay in memory besides); ``val_is_trained_on``: validation images may be in train, too, as where a final
+    model takes all labels there are; its scores then only say that the training went well.
     """
 
     train: list[Source] = Field(min_length=1)
@@ -105,6 +107,7 @@ class Data(_Part):
     class_uniform: float = Field(0.0, ge=0, le=1)
     workers: int = Field(0, ge=0)
     cache_gib: float = Field(8.0, ge=0)
+    val_is_trained_on: bool = False
 
     @field_validator("train", "val", mode="before")
     @classmethod
@@ -159,20 +162,20 @@ class Schedule(_Part):
 class Recipe(_Part):
     """One training run.
 
-    ``losses``: name -> weight, or name -> {weight: ..., options of that loss}; ``validate_every``: in epochs; ``best``:
-    the score by which the best checkpoint is chosen, mIoU of all classes or of the foreground; ``warm_start``: a
-    checkpoint whose fitting weights are taken over; ``teachers``: checkpoints with the same classes, files or names of
-    models, that the loss ``distillation`` learns from; ``compile``: let torch.compile build the training step: minutes
-    at the start, faster steps after; ``precision``: auto is fp16 on CUDA and bf16 elsewhere, both mixed with fp32;
-    ``accumulate``: parts that a batch passes through each device in; ``devices``: GPUs per machine, or processes where
-    there is none; ``nodes``: machines.
+    ``losses``: name -> weight, or name -> {weight: ..., options of that loss}; ``validate_every``: in epochs, the
+    last one in any case; ``best``: the score by which the best checkpoint is chosen, mIoU of all classes or of the
+    foreground; ``warm_start``: a checkpoint whose fitting weights are taken over; ``teachers``: checkpoints with
+    the same classes, files or names of models, that the loss ``distillation`` learns from; ``compile``: let
+    torch.compile build the training step: minutes at the start, faster steps after; ``precision``: auto is fp16 on
+    CUDA and bf16 elsewhere, both mixed with fp32; ``accumulate``: parts that a batch passes through each device in;
+    ``devices``: GPUs per machine, or processes where there is none; ``nodes``: machines.
     """
 
     name: str
     network: Network
     data: Data
     augmentation: Augmentation = Augmentation()
-    losses: dict[str, float | dict[str, Any]]
+    losses: dict[str, float | dict[str, Any]] = Field(min_length=1)
     optimizer: Optimizer
     schedule: Schedule
     ema_decay: float = Field(0.999, ge=0, lt=1)

@@ -11,7 +11,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
-from drive_seg.training.callbacks import KeepBest, MovingAverage, Panel, SumOverDevices
+from drive_seg.training.callbacks import KeepBest, MovingAverage, Panel, SumOverDevices, ValidateLast
+from drive_seg.training.check import refuse_broken
 from drive_seg.training.checkpointing import WholeCheckpoints, remove_partial
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.optimization import whole_epochs
@@ -43,17 +44,18 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
     folder.mkdir(parents=True, exist_ok=True)
     if rank_zero_only.rank == 0:
         remove_partial(folder)
-    data = SegmentationData(recipe)
     last = folder / "last.ckpt"
     resumes = resume and last.is_file()
+    if rank_zero_only.rank == 0 and not resumes:
+        refuse_broken(recipe, progress)
+    data = SegmentationData(recipe)
     task = SegmentationTask(recipe, data.targets, data.steps_per_epoch, resumes, data.val_ids)
     several = recipe.devices * recipe.nodes > 1
     if several:
         task.freeze_unused()
     keep_best = KeepBest(folder)
-    epochs = whole_epochs(recipe.schedule, data.steps_per_epoch)
     trainer = lightning.Trainer(
-        max_epochs=epochs,
+        max_epochs=whole_epochs(recipe.schedule, data.steps_per_epoch),
         devices=recipe.devices,
         num_nodes=recipe.nodes,
         # The figures that Batch Norm gathers are the same on all devices already, or averaged before validation.
@@ -65,6 +67,7 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
         gradient_clip_val=recipe.optimizer.clip_norm,
         plugins=[WholeCheckpoints()],
         callbacks=[
+            ValidateLast(),
             SumOverDevices(),
             keep_best,
             Panel(folder),
@@ -84,7 +87,7 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
             CSVLogger(folder, name="csv"),  # a file of its own per attempt: this logger wipes an older one
             TensorBoardLogger(folder, name="tensorboard", version=""),
         ],
-        check_val_every_n_epoch=min(recipe.validate_every, epochs),  # a short trial shall end in a checkpoint, too
+        check_val_every_n_epoch=recipe.validate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
         enable_progress_bar=progress,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,11 +14,13 @@ from typer.testing import CliRunner
 from drive_seg.cli import app
 from drive_seg.labels import CAMVID11
 from drive_seg.training.check import check_data
-from drive_seg.training.check_print import print_report
+from drive_seg.training.check_report import print_report
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.datasets import open_dataset
 from drive_seg.training.datasets.base import BrokenSample
 from drive_seg.training.recipe import load_recipe
+from drive_seg.training.study import load_study, recipe_of, runs
+from drive_seg.training.train import train
 
 
 def check(recipe_file, *settings):
@@ -116,9 +119,78 @@ def test_a_worker_of_torch_tells_the_same_sentence(recipe_file, tree):
     assert str(BrokenSample(str(info.value))) == str(info.value) == str(info.value.faults[0])
 
 
-def test_training_on_train_and_val_is_called_a_leak(recipe_file):
-    report = check(recipe_file, "data.train.split=train+val")
+def test_a_frame_stored_anew_under_another_name_is_a_warning(recipe_file, tree):
+    image = cv2.imread(str(tree / "train" / "images" / "003.png"))
+    cv2.imwrite(str(tree / "val" / "images" / "zz9.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    shutil.copy(tree / "train" / "labels" / "003.png", tree / "val" / "labels" / "zz9.png")
+    report = check(recipe_file)
+    assert report.errors == 0
+    (twins,) = [p.files for p in found(report, "warning") if "look like one of train" in p.text]
+    assert "zz9 looks like 003 of train" in twins
+
+
+def test_training_on_train_and_val_is_called_a_leak_unless_it_is_meant(recipe_file):
+    settings = ["data.train.split=train+val"]
+    report = check(recipe_file, *settings)
     assert [p.text.split(":")[0] for p in found(report)] == ["3 images also in train"]
+    report = check(recipe_file, *settings, "data.val_is_trained_on=true")
+    assert report.errors == 0
+    assert "3 images also in train" in [p.text.split(":")[0] for p in found(report, "warning")]
+
+
+def test_recipes_that_train_on_all_labels_say_so():
+    """Their scores are of images that were trained on; all others keep the rule, the cross-validations too."""
+    config = Path(__file__).parents[2] / "config"
+    recipes = {path.stem: load_recipe(path) for path in (config / "train").glob("*.yaml")}
+    meant = {name for name, recipe in recipes.items() if recipe.data.val_is_trained_on}
+    assert meant == {"dsnet_camvid11_release", "dsnet_fbnet_camvid11_release"}
+    for path in (config / "study").glob("*.yaml"):
+        study = load_study(path)
+        assert not any(recipe_of(path, study, run).data.val_is_trained_on for run in runs(study)), path
+
+
+def test_patches_that_leave_gaps_are_found_with_their_images(recipe_file, tree):
+    cv2.imwrite(str(tree / "train" / "images" / "002.png"), np.zeros((32, 40, 3), np.uint8))
+    cv2.imwrite(str(tree / "train" / "labels" / "002.png"), np.zeros((32, 40), np.uint8))
+    report = check(recipe_file, "augmentation.patches={size: [32, 32], grid: [1, 2]}")
+    (gaps,) = found(report)
+    assert "1 x 2 patches of (32, 32) leave gaps in an image of (48, 64)" in gaps.text
+    assert len(gaps.files) == 7 and "002" not in gaps.files
+
+
+def test_a_loss_on_presence_refuses_labels_that_leave_classes_out(recipe_file):
+    """An image whose cars alone are labelled shows a road all the same: it must not teach that there is none."""
+    source = yaml.safe_load(recipe_file.read_text())["data"]["train"]
+    partial = {**source, "meaning": {"Road": [], "Pole": [], "SignSymbol": ["pole", "traffic sign"]}}
+    both = f"data.train={yaml.safe_dump([source, partial], default_flow_style=True, width=10**6).strip()}"
+    settings = ["data.label_map=cityscapes19", both]
+    (problem,) = found(check(recipe_file, *settings))
+    assert problem.text.startswith("the loss 'sel' learns which classes an image does not show")
+    assert "leave out road, traffic light: say" in problem.text
+    assert check(recipe_file, *settings, "losses={cross_entropy: 1}").errors == 0
+    alone = f"data.train={yaml.safe_dump(partial, default_flow_style=True, width=10**6).strip()}"
+    assert check(recipe_file, "data.label_map=cityscapes19", alone).errors == 0  # nothing of them is learnt at all
+
+
+def test_training_refuses_before_it_begins_and_a_resumed_run_is_not_checked_again(recipe_file, tree, tmp_path):
+    """Whatever is cached, and what would show only at the first validation."""
+    broken = tree / "val" / "labels" / "001.png"
+    whole = broken.read_bytes()
+    cv2.imwrite(str(broken), np.full((48, 64), 77, np.uint8))
+    recipe = load_recipe(recipe_file, ["data.cache_gib=0", "validate_every=2"])
+    with pytest.raises(ValueError, match=r"not trained on: val: camvid split=val: 1 file with values .*001.png holds"):
+        train(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+    with pytest.raises(ValueError, match=r"3 images also in train.*\(000, 001, 002\) \(`drive-seg train"):
+        broken.write_bytes(whole)
+        train(load_recipe(recipe_file, ["data.train.split=train+val"]), tmp_path / "run", progress=False)
+    train(load_recipe(recipe_file, ["schedule.epochs=1"]), tmp_path / "run", progress=False)
+    cv2.imwrite(str(tree / "train" / "images" / "zz.png"), np.zeros((48, 64, 3), np.uint8))
+    cv2.imwrite(str(tree / "train" / "labels" / "zz.png"), np.full((48, 64), 255, np.uint8))
+    shutil.copy(tree / "val" / "images" / "001.png", tree / "train" / "images" / "zz.png")
+    train(recipe, tmp_path / "run", progress=False)  # on from the first epoch, though a check would refuse now
+    with pytest.raises(ValueError, match="1 image also in train"):
+        train(recipe, tmp_path / "run", resume=False, progress=False)
 
 
 def test_a_frame_twice_in_one_dataset_is_a_warning(recipe_file, tree):

@@ -38,6 +38,10 @@ class Joined:
             self._tables.append(table_of(dataset.label_map, label_map, meaning, groups))
             self._places += [(number, i) for i in range(len(dataset))] * repeat
 
+    @property
+    def reads_in_parallel(self) -> bool:
+        return all(dataset.reads_in_parallel for dataset in self._sets)
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -85,3 +89,24 @@ def table_of(
     if source == target and not meaning:
         return None
     return translation(source, target, {**known_meaning(source.name, target.name), **meaning}, groups)
+
+
+def left_out(
+    tables: Sequence[np.ndarray | None], num_classes: int, groups: Sequence[tuple[int, ...]]
+) -> dict[int, list[int]]:
+    """Classes that other datasets tell, alone or in a group, but one does not; its images may show them all the same.
+
+    Args:
+        tables: of each dataset, as of :func:`table_of`.
+        num_classes: C.
+        groups: the class ids of each.
+
+    Returns:
+        Number of a dataset -> class ids that its labels leave out; complete ones are not there.
+    """
+    told = []
+    for table in tables:
+        targets = range(num_classes) if table is None else set(table.tolist()) - {VOID}
+        told.append({i for t in targets for i in ((t,) if t < num_classes else groups[t - num_classes])})
+    missing = {number: sorted(set().union(*told) - own) for number, own in enumerate(told)}
+    return {number: classes for number, classes in missing.items() if classes}
