@@ -53,6 +53,10 @@ class InMemory:
                 self._samples[place] = image, label = dataset.read(i)
                 self.bytes += image.nbytes + label.nbytes
 
+    @property
+    def reads_in_parallel(self) -> bool:
+        return self._dataset.reads_in_parallel
+
     def __len__(self) -> int:
         return len(self._dataset)
 
@@ -135,7 +139,7 @@ class SegmentationData(lightning.LightningDataModule):
         patches = recipe.augmentation.patches
         samples = images if patches is None else Patched(images, patches)
         if recipe.data.class_uniform:
-            self._by_class = ClassUniform(ids_present(samples), recipe.data.class_uniform)
+            self._by_class = ClassUniform(ids_present(images, patches), recipe.data.class_uniform)
         self._train = Batches(samples, Augment(recipe.data.crop, recipe.augmentation), recipe.seed)
         self._val = Batches(InMemory(self._val_set, limit - images.bytes), None, recipe.seed)
 

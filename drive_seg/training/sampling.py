@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_only
-from rich.progress import track
 from torch.utils.data import Sampler
 
 from drive_seg.labels import VOID
+from drive_seg.training.augmentation import patch_windows
+from drive_seg.training.recipe import Patches
+from drive_seg.training.statistics import for_each_sample
 
 NO_FOCUS = -1
 
@@ -55,13 +57,24 @@ class ClassUniform:
         return int(rng.choice(self._holders[focus])), focus
 
 
-def ids_present(samples: Any) -> np.ndarray:
-    """Bool [samples, 256]: which ids occur in which sample. Reads each label once."""
-    present = np.zeros((len(samples), 256), bool)
-    quiet = rank_zero_only.rank != 0
-    for i in track(range(len(samples)), description="classes of each image", transient=True, disable=quiet):
-        present[i] = np.bincount(samples.read(i)[1].ravel(), minlength=256) > 0
-    return present
+def ids_present(samples: Any, patches: Patches | None = None) -> np.ndarray:
+    """Which ids occur in which sample, or in which patch of each; every label is read once.
+
+    Args:
+        samples: to read from.
+        patches: the windows that each image is cut into, if any.
+
+    Returns:
+        bool [samples, 256], or [samples * patches, 256] with the patches of a sample one after the other.
+    """
+
+    def present(i: int) -> np.ndarray:
+        label = samples.read(i)[1]
+        windows = [...] if patches is None else patch_windows(label.shape, patches.size, patches.grid)
+        return np.stack([np.bincount(label[window].ravel(), minlength=256) > 0 for window in windows])
+
+    found = for_each_sample(samples, present, "classes of each image", progress=rank_zero_only.rank == 0)
+    return np.concatenate(list(found))
 
 
 class EpochOrder(Sampler[Draw]):

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -18,7 +18,6 @@ from rich.progress import track
 from drive_seg.files import write_atomically
 from drive_seg.labels import VOID
 from drive_seg.training.datasets import Dataset
-from drive_seg.training.datasets.base import LabelledFiles
 
 T = TypeVar("T")
 
@@ -57,15 +56,24 @@ def count_classes(dataset: Dataset) -> np.ndarray:
     return counts[: dataset.label_map.num_classes]
 
 
-def for_each_sample(dataset: Dataset, work: Callable[[int], T], description: str, progress: bool = True) -> Iterator[T]:
+class Readable(Protocol):
+    """As much of a dataset as :func:`for_each_sample` looks at."""
+
+    reads_in_parallel: bool
+
+    def __len__(self) -> int: ...
+
+
+def for_each_sample(
+    samples: Readable, work: Callable[[int], T], description: str, progress: bool = True
+) -> Iterator[T]:
     """``work(i)`` of each sample in order, under a progress bar; files are read by several threads at once."""
-    # Decoding leaves Python's lock. What is rendered or read from one bag is not made for several threads.
-    threads = min(8, os.cpu_count() or 1) if isinstance(dataset, LabelledFiles) else 1
+    threads = min(8, os.cpu_count() or 1) if samples.reads_in_parallel else 1  # decoding leaves Python's lock
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(work, range(len(dataset)))
+        results = pool.map(work, range(len(samples)))
         yield from track(
             results,
-            total=len(dataset),
+            total=len(samples),
             description=description,
             console=Console(stderr=True),
             transient=True,

@@ -20,6 +20,7 @@ from drive_seg.training.task import SegmentationTask
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "train"
 RECIPES = sorted(path.stem for path in CONFIG.glob("*.yaml"))
+RESNETS = ("resnet50", "resnet101")
 PUBLISHED = {
     "dsnet_cityscapes_coarse",
     "dsnet_cityscapes_fine",
@@ -155,13 +156,35 @@ def test_a_recipe_says_what_its_paper_prints(name, printed):
     ) == printed
 
 
+@pytest.mark.parametrize(
+    ("network", "backbone", "suffix"),
+    [(n, b, f"{n}_{b.replace('resnet', 'r')}") for n in ("fcn", "pspnet", "deeplabv3plus") for b in RESNETS]
+    + [("deeplabv3plus", "wider_resnet38", "deeplabv3plus_wrn38")],
+)
+def test_fbnets_rows_on_cityscapes_differ_in_the_network_alone(network, backbone, suffix):
+    """Printed: poly 0.9, momentum 0.9, 180 epochs, scales 0.5 to 2, mirrored, both losses alike, on res5."""
+    r = load_recipe(CONFIG / f"fbnet_{suffix}_cityscapes.yaml")
+    assert (r.network.name, r.network.options["backbone"]) == (network, backbone)
+    assert r.network.options["feature_balance"] == ["res5"]
+    assert (r.schedule.kind, r.schedule.power, r.schedule.epochs, r.data.crop) == ("poly", 0.9, 180, (832, 832))
+    assert (r.optimizer.name, r.optimizer.lr, r.optimizer.momentum, r.optimizer.weight_decay) == (
+        "sgd",
+        0.01,
+        0.9,
+        1e-4,
+    )
+    assert (r.augmentation.scale, r.augmentation.flip, r.data.batch_size) == ((0.5, 2.0), 0.5, 8)
+    assert r.losses["ohem"] + r.losses["weighted_cross_entropy"] == r.losses["bwbce"] == 1
+
+
 SIZE = (40, 56)
 
 
 def write_pair(image: Path, label: Path, ids: list[int]) -> None:
-    """Stripes of the given ids with noise, the first rows void."""
+    """Stripes of the given ids with noise; the first rows are void."""
     drawn = np.array(ids, np.uint8)[np.arange(SIZE[1]) * len(ids) // SIZE[1]]
     drawn = np.tile(drawn, (SIZE[0], 1))
+    drawn[:2] = 0 if "cityscapes" in str(label) else 255  # Cityscapes' files hold ids of 34 classes, void among them
     noise = np.random.default_rng(0).integers(0, 60, (*SIZE, 3))
     picture = (drawn[..., None].astype(int) * 6 + noise).clip(0, 255).astype(np.uint8)
     for path, content in ((image, picture), (label, drawn)):
@@ -251,6 +274,14 @@ def test_the_largest_coarse_stage_differs_from_the_fine_one_in_labels_length_and
     ]
     for part, keys in (("network", ["pretrained"]), ("data", ["train"]), ("schedule", ["epochs", "iterations"])):
         assert [key for key in coarse[part] if coarse[part][key] != fine[part][key]] == keys
+
+
+def test_the_largest_coarse_stage_reads_coarse_labels(trees, teacher):
+    data = SegmentationData(load_recipe(CONFIG / f"{TWIN}.yaml", tiny(TWIN, trees, teacher)))
+    data.setup("fit")
+    image, label = next(iter(data.train_dataloader()))
+    assert image.shape == (2, 3, 32, 32) and label.shape == (2, 32, 32)
+    assert data.recipe.data.train[0].arguments["labels"] == "coarse"
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != TWIN])

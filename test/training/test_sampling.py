@@ -100,6 +100,17 @@ def test_presence_is_read_from_the_labels(tree):
         assert np.flatnonzero(present[i]).tolist() == np.unique(samples.read(i)[1]).tolist()
 
 
+def test_presence_in_patches_takes_one_read_of_each_image(tree, monkeypatch):
+    samples, patches = joined(tree), Patches(size=(32, 32), grid=(2, 3))
+    patched = Patched(samples, patches)
+    expected = [np.unique(patched.read(i)[1]).tolist() for i in range(len(patched))]
+    reads, original = [], samples.read
+    monkeypatch.setattr(samples, "read", lambda i: reads.append(i) or original(i))
+    present = ids_present(samples, patches)
+    assert [np.flatnonzero(ids).tolist() for ids in present] == expected
+    assert sorted(reads) == list(range(16))
+
+
 @pytest.mark.parametrize(("limit", "kept"), [(0, 0), (1, 1), (3 * 48 * 64 * 4, 3), (float("inf"), 8)])
 def test_as_many_images_are_kept_as_there_is_memory_for(tree, monkeypatch, limit, kept):
     """One takes 48 x 64 x 4 bytes; the one that reaches the limit is still kept, repeats count once."""

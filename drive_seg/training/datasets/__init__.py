@@ -31,13 +31,14 @@ class Dataset(Protocol):
 
     ``label_map`` says what the ids mean; ``fingerprint()`` changes whenever the labels may have changed;
     ``cache_folder`` is where figures about the data may be kept, or None; ``name_of(i)`` names a sample in messages;
-    ``problems`` are files without a partner, which are no samples. ``read`` raises
-    :class:`~drive_seg.training.datasets.base.BrokenSample`.
+    ``problems`` are files without a partner, which are no samples; ``reads_in_parallel`` says whether several threads
+    may read at once. ``read`` raises :class:`~drive_seg.training.datasets.base.BrokenSample`.
     """
 
     label_map: LabelMap
     cache_folder: Path | None
     problems: Sequence[Fault]
+    reads_in_parallel: bool
 
     def __len__(self) -> int: ...
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]: ...

@@ -33,6 +33,7 @@ class Bag:
     """
 
     cache_folder: Path | None = None
+    reads_in_parallel = False
 
     def __init__(
         self,

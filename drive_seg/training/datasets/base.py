@@ -75,6 +75,7 @@ class LabelledFiles:
     """
 
     label_map: LabelMap
+    reads_in_parallel = True
 
     def __init__(
         self,

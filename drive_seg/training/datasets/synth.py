@@ -31,6 +31,7 @@ class SynthSet:
 
     label_map = CITYSCAPES19
     cache_folder: Path | None = None
+    reads_in_parallel = False
     problems: tuple[Fault, ...] = ()
 
     def __init__(self, seeds: tuple[int, int], frames: int, step: int = 10, size: tuple[int, int] = (640, 360)) -> None:

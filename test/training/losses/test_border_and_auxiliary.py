@@ -41,6 +41,23 @@ def test_border_loss_equals_the_slow_reference(plain):
     assert loss.item() == pytest.approx(sum(slow_border_loss(s, label) for s in stages), rel=1e-5)
 
 
+@pytest.mark.parametrize("content", ["random", "one class", "partly void"])
+def test_border_loss_of_any_label_equals_the_slow_reference(plain, content):
+    rng = np.random.default_rng(3)
+    label = np.kron(rng.integers(0, 5, (2, 4, 5)), np.ones((9, 8))).astype(np.uint8)
+    if content == "one class":
+        label[:] = 3
+    if content == "partly void":
+        label[0, :, 20:] = 255
+    label = torch.from_numpy(label)
+    logits = torch.randn(2, 1, 36, 40, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    loss = BorderFocalLoss(plain)(SegmentationOutput(torch.zeros(1), border_logits=(logits,)), label)
+    loss.backward()
+    assert loss.item() == pytest.approx(slow_border_loss(logits, label), rel=1e-5)
+    if content == "one class":
+        assert not any(borders(one.numpy())[1].any() for one in label) and (logits.grad > 0).all()
+
+
 def test_border_loss_pulls_towards_the_label_on_both_sides(plain):
     label = streets()
     for value in (-4.0, 0.0, 4.0):
@@ -94,6 +111,27 @@ def test_auxiliary_logits_count_like_main_ones(plain):
     hard = losses.build("auxiliary", plain, kind="ohem", threshold=0.3)(output, label)
     main = losses.build("ohem", plain, threshold=0.3)(SegmentationOutput(further[0]), label)
     torch.testing.assert_close(hard, main)
+
+
+@pytest.mark.parametrize("name", ["auxiliary", "deep_supervision", "pointwise_stages"])
+def test_further_logits_are_judged_as_the_main_ones_whatever_the_labels(name, targets, batch):
+    """With void, groups, one class or nothing at all; value and gradient are those of the tested cross-entropy."""
+    logits, label = batch
+    main, further = (logits.clone().requires_grad_() for _ in range(2))
+    reference = losses.build("cross_entropy", targets)(SegmentationOutput(main), label)
+    reference.backward()
+    output = SegmentationOutput(
+        torch.zeros_like(logits),
+        aux_logits=further,
+        stage_logits=(further,),
+        block_presence={"stage": BlockPresence(further, 1)},
+    )
+    loss = losses.build(name, targets)(output, label)
+    loss.backward()
+    torch.testing.assert_close(loss, reference)
+    torch.testing.assert_close(further.grad, main.grad)
+    if (label == 255).all():
+        assert loss.item() == 0 and not further.grad.any()
 
 
 def test_pointwise_stages_judge_the_block_head_pixel_by_pixel(plain):
