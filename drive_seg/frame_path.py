@@ -67,10 +67,15 @@ class FramePath:
 
     def prepare(self, stack: Tensor, size: Size) -> Tensor:
         """Resize and normalise: uint8 BGR [B, H, W, 3] -> [B, 3, h, w] of the runtime's dtype, channels_last."""
-        pixels = stack.permute(0, 3, 1, 2)
-        if pixels.shape[-2:] != size:
-            # antialiased, so that a thin pole of a large image is not skipped over
-            if pixels.is_cuda:
-                pixels = pixels.float()
-            pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)
+        pixels = resized(stack.permute(0, 3, 1, 2), size)
         return self._spec.normalise(pixels, self._runtime.dtype, self._constants)
+
+
+def resized(pixels: Tensor, size: Size) -> Tensor:
+    """uint8 [B, 3, H, W] -> [B, 3, h, w], uint8 or on a GPU float32; as it is where that is its size."""
+    if pixels.shape[-2:] == size:
+        return pixels
+    if pixels.is_cuda:
+        pixels = pixels.float()
+    # antialiased, so that a thin pole of a large image is not skipped over
+    return F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)

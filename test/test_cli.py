@@ -188,11 +188,28 @@ def test_evaluate_translates_known_classes_and_says_so(model, labelled):
     assert "car/truck/bus/train" in shown and "The labels have the classes of camvid11" in shown
 
 
+def test_evaluate_takes_the_meaning_of_unknown_classes(model, labelled, tmp_path):
+    own = ["--option", f"classes=[{','.join(f'own{i}' for i in range(11))}]"]
+    rest = ", ".join(f"own{i}: []" for i in range(2, 11))
+    meaning = ["--option", f"meaning={{own0: [car, truck], own1: [road], {rest}}}", "--option", "void=4"]
+    paths = ["--json", tmp_path / "r.json", "--page", tmp_path / "page"]
+    drive_seg("evaluate", model, "--dataset", "folder", "--root", labelled, *own, *meaning, *paths)
+    report = json.loads((tmp_path / "r.json").read_text())
+    labels = np.stack([cv2.imread(str(path), -1) for path in (labelled / "labels").iterdir()])
+    assert np.sum(report["confusion_matrix"]) == (labels < 2).sum()
+    assert "car/truck" in (tmp_path / "page" / "index.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--option", "classes=[lion,tiger]"], "knows the classes of 'cityscapes19', the dataset those of 'classes'"),
         (["--scales", "1,1/0"], "scale '1/0' is not a number"),
+        (["--option", "void"], "'void' is not of the form setting=value"),
+        (["--option", "void=[1"], "'void=[1': the value is no YAML"),
+        (["--option", "colour=3"], "dataset 'folder' has no setting 'colour'; it has: root, classes, split, void"),
+        (["--json", "nowhere/report.json"], "there is no folder nowhere for report.json"),
+        (["--page", __file__], "is a file; --page names a folder"),
     ],
 )
 def test_evaluate_refuses_with_one_sentence(model, labelled, arguments, complaint):
@@ -212,7 +229,9 @@ def test_train_from_a_recipe_to_a_file_that_loads(tmp_path):
         for i in range(count):
             for name, value in (("images", 90), ("labels", 3)):
                 (tmp_path / "data" / split / name).mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(tmp_path / "data" / split / name / f"{i}.png"), np.full((32, 32), value, np.uint8))
+                picture = np.full((32, 32), value, np.uint8)
+                picture[4 * i : 4 * i + 4] += (40 + 20 * (split == "val")) * (name == "images")
+                cv2.imwrite(str(tmp_path / "data" / split / name / f"{i}.png"), picture)
     settings = [f"data.train.root={tmp_path}/data", f"data.val.root={tmp_path}/data", "schedule.epochs=1"]
     settings += ["validate_every=1", "data.batch_size=2", "data.crop=[32,32]", "compile=false"]
     arguments = [argument for setting in settings for argument in ("--set", setting)]

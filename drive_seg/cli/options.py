@@ -66,6 +66,18 @@ def number(what: str, text: str) -> float:
         raise ValueError(f"{what} '{text}' is not a number, as 0.75 or 3/4") from None
 
 
+def check_place(output: Path) -> None:
+    """Refuse a file that could not be written, before the work that is to go into it.
+
+    Raises:
+        ValueError: if its folder is missing, or it is one itself.
+    """
+    if not output.parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent} for {output.name}")
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder")
+
+
 def print_json(data: Any, output: Path | None) -> None:
     if output is None:
         return

@@ -16,6 +16,7 @@ from drive_seg.cli.options import (
     Json,
     Precision,
     Runtime,
+    check_place,
     number,
     print_json,
     screen,
@@ -47,9 +48,9 @@ def train(
     Several GPUs: --set devices=4, and --set nodes=2 on each of two machines under torchrun or SLURM.
     """
     if study:
-        if setting or check or restart:
-            raise ValueError("--study takes none of --set, --check and --restart: its files say what is trained")
-        _study(recipe, output or Path("runs") / "studies", figures)
+        if check or restart:
+            raise ValueError("--study takes neither --check nor --restart")
+        _study(recipe, output or Path("runs") / "studies", setting or [], figures)
         return
     from drive_seg.training.recipe import load_recipe
 
@@ -98,14 +99,17 @@ def evaluate(
     the precision is left at auto. The labels of a folder or bag have the model's classes, unless --option classes=
     names others.
     """
-    import yaml
-
     from drive_seg.segmenter import Segmenter
     from drive_seg.training import evaluation
     from drive_seg.training.datasets import open_dataset
     from drive_seg.training.evaluation_page import write_page
     from drive_seg.training.inference import Inference
+    from drive_seg.training.recipe import parse_setting
 
+    if output is not None and str(output) != "-":
+        check_place(output)
+    if page is not None and page.exists() and not page.is_dir():
+        raise ValueError(f"{page} is a file; --page names a folder")
     inference = Inference(
         tuple(number("scale", part) for part in scales.split(",")), flip, size_of(window), number("stride", stride)
     )
@@ -115,28 +119,29 @@ def evaluate(
     arguments: dict[str, Any] = {"root": root, "split": split}
     if dataset in ("folder", "bag"):
         arguments["classes"] = segmenter.label_map
-    for pair in option or []:
-        key, _, value = pair.partition("=")
-        arguments[key] = yaml.safe_load(value)
+    arguments.update(parse_setting(text) for text in option or [])
+    meaning = arguments.pop("meaning", None)
     data = open_dataset(dataset, **{k: v for k, v in arguments.items() if v is not None})
-    scores = evaluation.evaluate(segmenter, data, inference=inference)
+    scores = evaluation.evaluate(segmenter, data, inference=inference, meaning=meaning)
     print_json(evaluation.as_report(scores), output)
     if output is None:
         Console().print(evaluation.as_tables(scores))
     if page is not None:
         title = " ".join([Path(checkpoint).stem, "on", dataset, *([split] if split else [])])
-        written = write_page(page, title, scores, segmenter, data, worst)
+        written = write_page(page, title, scores, segmenter, data, worst, meaning)
         typer.echo(f"see {written}", err=True)
 
 
-def _study(paths: list[Path], folder: Path, output: Path | None) -> None:
+def _study(paths: list[Path], folder: Path, settings: list[str], output: Path | None) -> None:
     from drive_seg.training.study import as_table, carry_out, load_study
     from drive_seg.training.train import train as run
 
     for path in paths:  # a fault in the last one shall not wait for the first to be trained
-        load_study(path)
+        load_study(path, settings)
     shown = sys.stderr.isatty()
-    reports = [carry_out(p, folder / p.stem, lambda plan, where: run(plan, where, progress=shown)) for p in paths]
+    reports = [
+        carry_out(p, folder / p.stem, lambda plan, where: run(plan, where, progress=shown), settings) for p in paths
+    ]
     print_json(reports, output)
     if output is None:
         for report in reports:

@@ -17,7 +17,8 @@ from drive_seg import checkpoint
 from drive_seg.checkpoint import Contract
 from drive_seg.files import write_atomically
 from drive_seg.labels import VOID
-from drive_seg.training.recipe import Recipe, Source
+from drive_seg.training.recipe import Source
+from drive_seg.training.record import portable, without_folders
 from drive_seg.training.targets import Targets
 from drive_seg.training.task import SegmentationTask
 
@@ -75,6 +76,10 @@ class KeepBest(Callback):
         if trainer.is_global_zero:
             checkpoint.save(self.path, task.network, _contract(task, trainer.current_epoch + 1))
 
+    @property
+    def has_score(self) -> bool:
+        return self.score > -1
+
     def state_dict(self) -> dict[str, Any]:
         return {"score": self.score}
 
@@ -97,7 +102,7 @@ def _contract(task: SegmentationTask, epochs: int) -> Contract:
         options=recipe.network.options,
         label_map=task.label_map,
         input=task.input,
-        training={**_without_folders(recipe), "teachers": task.teachers.origin},
+        training={**without_folders(recipe), "teachers": task.teachers.origin},
         metrics={"validation": validation},
         licence=recipe.licence,
     )
@@ -107,31 +112,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else round(value, 4)
 
 
-def _without_folders(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data without folders, which say nothing outside the machine that trained."""
-    plain = recipe.model_dump(mode="json")
-    for part in ("train", "val"):
-        for written, source in zip(plain["data"][part], getattr(recipe.data, part), strict=True):
-            for key in set(source.arguments) - set(_portable(source)):
-                written.pop(key)
-    if recipe.network.pretrained is not None:
-        plain["network"]["pretrained"] = recipe.network.pretrained.name
-    if recipe.warm_start is not None:
-        plain["warm_start"] = Path(recipe.warm_start).name
-    return plain
-
-
-def _portable(source: Source) -> dict[str, Any]:
-    """A dataset's arguments without folders and files."""
-    return {
-        key: value
-        for key, value in source.arguments.items()
-        if key != "root" and not (isinstance(value, str) and "/" in value)
-    }
-
-
 def _plain(source: Source) -> str:
-    return " ".join([source.dataset, *(f"{key}={value}" for key, value in _portable(source).items())])
+    return " ".join([source.dataset, *(f"{key}={value}" for key, value in portable(source).items())])
 
 
 class Panel(Callback):

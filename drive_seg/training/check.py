@@ -64,7 +64,7 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
     their image, ids outside the label map, classes without a counterpart in the run's label map, frames of validation
     that are in training too (the same pixels, or the same name and look; a warning where the recipe means it so),
     patches that leave a part of an image out, sources that cannot tell the presence of classes to a loss that asks for
-    it, too few images for one batch.
+    it, validation without any labelled pixel, too few images for one batch.
     Warnings: images without any labelled pixel, images that a dataset holds twice, frames of both splits with the same
     name that look different or with different names that look the same, classes that never occur.
     """
@@ -78,6 +78,7 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
         problems += _of_source(part)
     splits = _figures(recipe, checked, problems)
     problems += _leaks(checked, allowed=recipe.data.val_is_trained_on)
+    problems += _unscored(recipe, splits)
     problems += _patches(recipe, [part for part in checked if part.split == "train"])
     images = sum(len(part.samples) * part.source.repeat for part in checked if part.split == "train")
     if recipe.augmentation.patches is not None:
@@ -202,6 +203,13 @@ def _absent(split: SplitFigures, classes: LabelMap, groups: list[tuple[int, ...]
     if absent := [name for i, name in enumerate(classes.names) if i not in seen]:
         outcome = "cannot be learnt" if split.name == "train" else "get no score"
         yield Problem("warning", split.name, f"classes that never occur and {outcome}: {', '.join(absent)}")
+
+
+def _unscored(recipe: Recipe, splits: list[SplitFigures]) -> Iterable[Problem]:
+    """Nothing in validation that the best weights could be chosen by."""
+    val = splits[1]
+    if val.count and not val.pixels[:VOID].any():
+        yield Problem("error", "val", "no labelled pixel, so nothing tells which weights are best")
 
 
 def _unknown_presence(

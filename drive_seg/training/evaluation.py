@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,14 +36,16 @@ class TargetSet:
         ValueError: if a class of the dataset has no counterpart among the network's.
     """
 
-    def __init__(self, segmenter: Segmenter, dataset: Dataset) -> None:
+    def __init__(
+        self, segmenter: Segmenter, dataset: Dataset, meaning: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self._dataset = dataset
         source, target = dataset.label_map, segmenter.label_map
-        self.translated = source.names != target.names
+        self.translated = source.names != target.names or bool(meaning)
         groups: list[tuple[int, ...]] = []
         try:
-            meaning = known_meaning(source.name, target.name) if self.translated else {}
-            self._table = translation(source, target, meaning, groups)
+            known = known_meaning(source.name, target.name) if self.translated else {}
+            self._table = translation(source, target, {**known, **(meaning or {})}, groups)
         except ValueError as error:
             raise ValueError(
                 f"the checkpoint knows the classes of '{target.name}', the dataset those of '{source.name}': {error}"
@@ -153,7 +155,11 @@ class Scores:
 
 
 def evaluate(
-    segmenter: Segmenter, dataset: Dataset, progress: bool = True, inference: Inference | None = None
+    segmenter: Segmenter,
+    dataset: Dataset,
+    progress: bool = True,
+    inference: Inference | None = None,
+    meaning: Mapping[str, Sequence[str]] | None = None,
 ) -> Scores:
     """Score every image of a dataset at the labels' resolution.
 
@@ -163,13 +169,15 @@ def evaluate(
             by :func:`~drive_seg.training.targets.translation`.
         progress: show a progress bar.
         inference: how images are labelled; as on the vehicle if left out.
+        meaning: class of the dataset -> classes of the checkpoint that it may be, none for void, where names differ and
+            drive_seg does not know it.
 
     Raises:
         ValueError: if the dataset's classes cannot be told in the checkpoint's, a sample is broken, or the model
             cannot be used that way.
     """
     inference = inference or Inference()
-    labeller, samples = Labeller(segmenter, inference), TargetSet(segmenter, dataset)
+    labeller, samples = Labeller(segmenter, inference), TargetSet(segmenter, dataset, meaning)
     shape = (segmenter.label_map.num_classes, samples.targets.groups)
     scores = Scores(
         samples.targets,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -54,7 +54,15 @@ $strips
 """)
 
 
-def write_page(folder: Path, title: str, scores: Scores, segmenter: Segmenter, dataset: Dataset, worst: int) -> Path:
+def write_page(
+    folder: Path,
+    title: str,
+    scores: Scores,
+    segmenter: Segmenter,
+    dataset: Dataset,
+    worst: int,
+    meaning: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
     """Write ``<folder>/index.html`` and return its path.
 
     Args:
@@ -62,11 +70,12 @@ def write_page(folder: Path, title: str, scores: Scores, segmenter: Segmenter, d
         title: heading of the page.
         scores: of this segmenter on this dataset.
         worst: how many images to show; they are labelled again for it.
+        meaning: that the scores were taken with.
 
     Raises:
         OSError: if it cannot be written.
     """
-    samples, labeller = TargetSet(segmenter, dataset), Labeller(segmenter, scores.inference)
+    samples, labeller = TargetSet(segmenter, dataset, meaning), Labeller(segmenter, scores.inference)
     strips = [_strip(scores, i, *samples.read(i), labeller) for i in scores.worst(worst)]
     about = f"{len(scores.image_names)} images. {_inference(scores)}. {scores.remark()}"
     page = _PAGE.substitute(

@@ -109,6 +109,13 @@ class Data(_Part):
     cache_gib: float = Field(8.0, ge=0)
     val_is_trained_on: bool = False
 
+    @field_validator("crop", "input_size")
+    @classmethod
+    def _positive(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if min(value) < 1:
+            raise ValueError("must be two numbers of 1 or more")
+        return value
+
     @field_validator("train", "val", mode="before")
     @classmethod
     def _list(cls, value: Any) -> Any:
@@ -230,7 +237,8 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
     Args:
         path: the YAML file.
-        overrides: settings such as ``schedule.epochs=10``, each value in YAML, laid over the file.
+        overrides: settings such as ``schedule.epochs=10``, each value in YAML, laid over the file. Of a list every
+            member is meant, as by ``data.train.root=DIR``, or by its number one, as by ``data.train.0.repeat=2``.
 
     Raises:
         RecipeError: if the file is missing, no YAML mapping, or a setting is unknown, missing or ill-typed.
@@ -273,16 +281,41 @@ def _laid_over(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _override(data: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator:
-        raise RecipeError(f"'{override}' is not of the form setting=value")
-    *parents, last = key.split(".")
-    for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
-            raise RecipeError(f"'{override}': '{parent}' is not a group of settings")
+def parse_setting(text: str) -> tuple[str, Any]:
+    """ "schedule.epochs=10" -> ("schedule.epochs", 10); the value is YAML.
+
+    Raises:
+        RecipeError: if there is no "=", or the value is no YAML.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise RecipeError(f"'{text}' is not of the form setting=value")
     try:
-        data[last] = yaml.safe_load(value)
+        return key, yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f"'{override}': the value is no YAML: {error}") from error
+        reason = getattr(error, "problem", None) or "it cannot be read"
+        raise RecipeError(f"'{text}': the value is no YAML: {reason}") from None
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, value = parse_setting(override)
+    _set(data, key.split("."), value, override)
+
+
+def _set(data: Any, path: list[str], value: Any, override: str, parent: str = "") -> None:
+    """Of a list, a number says which member is meant; without one, each is."""
+    key, *rest = path
+    if isinstance(data, list) and key.isdigit() and int(key) >= len(data):
+        raise RecipeError(f"'{override}': '{parent}' has {len(data)} members, counted from 0")
+    if isinstance(data, list) and not key.isdigit():
+        for member in data:
+            _set(member, path, value, override, parent)
+        return
+    if not isinstance(data, (dict, list)):
+        raise RecipeError(f"'{override}': '{parent}' is not a group of settings")
+    place = int(key) if isinstance(data, list) else key
+    if rest:
+        inner = data[place] if isinstance(data, list) else data.setdefault(place, {})
+        _set(inner, rest, value, override, key)
+    else:
+        data[place] = value

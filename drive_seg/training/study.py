@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.table import Table
 
 from drive_seg.files import write_atomically
-from drive_seg.labels import label_map
 from drive_seg.training.recipe import Recipe, RecipeError, load_recipe
+from drive_seg.training.record import differences, settings_of_a_run
 
 MEASURES = ("miou", "f_miou", "accuracy")
 
@@ -64,8 +64,12 @@ class Run(_Part):
         return Path(self.row.replace(" ", "_").replace("/", "-"), self.fold, f"seed{self.seed}")
 
 
-def load_study(path: Path) -> Study:
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study and check each of its runs' recipes.
+
+    Args:
+        path: its file.
+        overrides: as of :func:`carry_out`.
 
     Raises:
         RecipeError: if the file is no study, or a row makes no recipe; the message names it.
@@ -82,7 +86,7 @@ def load_study(path: Path) -> Study:
         raise RecipeError(f"{path}: two rows have the same name")
     for run in runs(study):
         try:
-            recipe = recipe_of(path, study, run)
+            recipe = recipe_of(path, study, run, overrides)
         except RecipeError as error:
             raise RecipeError(f"{path}: row '{run.row}': {error}") from None
         if recipe.schedule.epochs is None:
@@ -100,17 +104,19 @@ def runs(study: Study) -> list[Run]:
     ]
 
 
-def recipe_of(path: Path, study: Study, run: Run) -> Recipe:
-    """The recipe of one run.
+def recipe_of(path: Path, study: Study, run: Run, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of one run, with further settings laid over it.
 
     Raises:
         RecipeError: if recipe and settings do not fit.
     """
-    overrides = [f"{key}={json.dumps(value)}" for key, value in run.settings.items()]
-    return load_recipe(path.parent / study.recipe, overrides)
+    settings = [f"{key}={json.dumps(value)}" for key, value in run.settings.items()]
+    return load_recipe(path.parent / study.recipe, [*settings, *overrides])
 
 
-def carry_out(path: Path, output: Path, train: Callable[[Recipe, Path], object]) -> dict[str, Any]:
+def carry_out(
+    path: Path, output: Path, train: Callable[[Recipe, Path], object], overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train what is not trained yet and return the comparison so far, which also lies in ``output``.
 
     A run that was stopped is resumed, a finished one is left alone; so a study may be carried out in pieces.
@@ -119,64 +125,61 @@ def carry_out(path: Path, output: Path, train: Callable[[Recipe, Path], object])
         path: the study's file.
         output: folder for all runs, ``study.json`` and ``study.md``.
         train: trains a recipe in a folder, going on where it stopped.
+        overrides: settings such as ``data.train.root=DIR`` for all runs, laid over the study's own.
 
     Raises:
-        RecipeError: if the study cannot be read.
+        RecipeError: if the study cannot be read, or a finished run had other settings.
         ValueError: if data, network or losses do not fit.
     """
-    study = load_study(path)
+    study = load_study(path, overrides)
     for run in runs(study):
-        done = output / run.folder / "score.json"
-        if done.is_file():
+        recipe, folder = recipe_of(path, study, run, overrides), output / run.folder
+        settings = settings_of_a_run(recipe)
+        score = _score(folder / "score.json")
+        if score is not None:
+            _check_same(folder, score, settings)
             continue
-        recipe = recipe_of(path, study, run)
-        train(recipe, output / run.folder)
-        write_atomically(done, json.dumps(final_score(output / run.folder, recipe)).encode())
+        train(recipe, folder)
+        record = {**final_score(folder, recipe), "settings": settings}
+        write_atomically(folder / "score.json", json.dumps(record, indent=1).encode())
         _write(study, output)
     return _write(study, output)
 
 
+def _check_same(folder: Path, score: dict[str, Any], settings: dict[str, Any]) -> None:
+    now = json.loads(json.dumps(settings))
+    changed = differences(score.get("settings", now), now)
+    if changed:
+        raise RecipeError(
+            f"{folder} was trained with other settings ({changed}), so that runs would not be matched; remove it, or "
+            "carry the study out in another folder"
+        )
+
+
 def final_score(folder: Path, recipe: Recipe) -> dict[str, float]:
-    """Validation figures of the last epoch of a finished run.
+    """Validation figures of the last epoch of a finished run; NaN where there is no foreground to score.
 
     Not of its best epoch: choosing that on the data which the score is given for would flatter every run.
 
     Raises:
         ValueError: if the run's logs hold no validation of its last epoch.
     """
-    best: dict[str, str] = {}
+    last: dict[str, str] = {}
     for log in sorted(folder.glob("csv/*/metrics.csv")):
         with log.open() as lines:
             for line in csv.DictReader(lines):
-                if line.get("val_miou") and int(line["epoch"]) >= int(best.get("epoch", -1)):
-                    best = line
-    if not best or int(best["epoch"]) + 1 != recipe.schedule.epochs:
+                if line.get("val_miou") and int(line["epoch"]) >= int(last.get("epoch", -1)):
+                    last = line
+    if not last or int(last["epoch"]) + 1 != recipe.schedule.epochs:
         raise ValueError(f"{folder}: its logs hold no validation of its last epoch")
-    iou = {key.removeprefix("val_iou_"): float(v) for key, v in best.items() if key.startswith("val_iou_") and v}
-    foreground = [iou[name] for name in _foreground(recipe) if name in iou]
-    return {
-        "miou": float(best["val_miou"]),
-        "f_miou": statistics.fmean(foreground) if foreground else math.nan,
-        "accuracy": float(best["val_accuracy"]),
-    }
-
-
-def _foreground(recipe: Recipe) -> list[str]:
-    from drive_seg.training.datasets import open_dataset
-
-    if recipe.data.label_map is not None:
-        classes = label_map(recipe.data.label_map)
-    else:
-        first = recipe.data.train[0]
-        classes = open_dataset(first.dataset, **first.arguments).label_map
-    return [classes.names[i] for i in classes.foreground()]
+    return {measure: float(last.get(f"val_{measure}") or math.nan) for measure in MEASURES}
 
 
 def compare(study: Study, output: Path) -> list[dict[str, Any]]:
     """Each row's mean over finished runs, and its difference to the first row over the runs that both have.
 
-    ``spread`` is the standard deviation of those differences; ``supported`` says whether the mean difference exceeds
-    twice its standard error, which takes three pairs or more.
+    ``spread`` is the standard deviation of those differences; ``supported`` says whether a mean difference of zero lies
+    outside its 95 % confidence interval (Student's t), which takes three pairs or more.
     """
     scores = {(run.row, run.fold, run.seed): _score(output / run.folder / "score.json") for run in runs(study)}
     first = study.rows[0]
@@ -202,7 +205,7 @@ def _score(path: Path) -> dict[str, float] | None:
 def _summary(values: Sequence[float], pairs: Sequence[float]) -> dict[str, Any]:
     difference = statistics.fmean(pairs) if pairs else None
     spread = statistics.stdev(pairs) if len(pairs) > 1 else None
-    supported = len(pairs) >= 3 and abs(difference) > 2 * spread / math.sqrt(len(pairs))
+    supported = len(pairs) >= 3 and abs(difference) > _t_quantile(len(pairs) - 1) * spread / math.sqrt(len(pairs))
     return {
         "mean": statistics.fmean(values) if values else None,
         "difference": difference,
@@ -210,6 +213,15 @@ def _summary(values: Sequence[float], pairs: Sequence[float]) -> dict[str, Any]:
         "pairs": len(pairs),
         "supported": supported,
     }
+
+
+_T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Student's t, 0.975, for 1 to 10 degrees of freedom."""
+
+
+def _t_quantile(freedom: int) -> float:
+    """For more than 10 the value of 10, which is a little strict."""
+    return _T_QUANTILES[min(freedom, len(_T_QUANTILES)) - 1]
 
 
 def _write(study: Study, output: Path) -> dict[str, Any]:

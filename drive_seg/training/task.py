@@ -12,16 +12,20 @@ from torch import Tensor
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import InputSpec
+from drive_seg.decision import decide, to_size
+from drive_seg.frame_path import resized
 from drive_seg.metrics import ConfusionMatrix
+from drive_seg.segmenter import network_size
 from drive_seg.training.losses import WeightedSum
 from drive_seg.training.optimization import build_optimizer, learning_rate
 from drive_seg.training.pretrained import load_pretrained
 from drive_seg.training.recipe import Recipe
+from drive_seg.training.record import differences, settings_to_go_on
 from drive_seg.training.targets import Targets
 from drive_seg.training.teachers import Teachers
 
-_TEACHERS = "teachers"
-"""Where a training checkpoint says which teachers the run learns from."""
+_TEACHERS, _SETTINGS = "teachers", "settings"
+"""Where a training checkpoint says which teachers the run learns from, and by which settings."""
 
 
 class SegmentationTask(lightning.LightningModule):
@@ -106,9 +110,27 @@ class SegmentationTask(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[_TEACHERS] = self.teachers.origin
+        checkpoint[_SETTINGS] = settings_to_go_on(self.recipe)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if _TEACHERS in checkpoint:  # older files do not say
+        """Make sure that a run goes on as it began.
+
+        Raises:
+            ValueError: if its settings or teachers are others now, or it is longer already than it shall be.
+        """
+        settings = settings_to_go_on(self.recipe)
+        if changed := differences(checkpoint.get(_SETTINGS, settings), settings):  # older files do not say
+            raise ValueError(
+                f"last.ckpt was trained with other settings ({changed}); go on with the same, begin anew with "
+                "--restart, or train on in another folder with warm_start"
+            )
+        done = checkpoint["epoch"] + 1
+        if done > self.trainer.max_epochs:
+            raise ValueError(
+                f"last.ckpt has {done} epochs behind it, but the recipe asks for {self.trainer.max_epochs}; give "
+                "another folder, or begin anew with --restart"
+            )
+        if _TEACHERS in checkpoint:
             self.teachers.check_same(checkpoint[_TEACHERS])
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -136,10 +158,13 @@ class SegmentationTask(lightning.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """The predicted class ids, uint8 [B, H, W]."""
         image, label = batch
-        # In single precision, so that the score is the one the finished file gets. forward, not a call: validation
-        # images come in any size, and compiling for each would take longer than it saves.
+        size = label.shape[-2:]
+        # In single precision and by the vehicle's road, so that the score is the one the finished file gets. forward,
+        # not a call: validation images come in any size, and compiling for each would take longer than it saves.
         with torch.autocast(image.device.type, enabled=False):
-            prediction = self.network.forward(self.input.normalise(image)).argmax(1).to(torch.uint8)
+            seen = resized(image, network_size(self.input.size, *size))
+            ids, _ = decide(self.network.forward(self.input.normalise(seen)), confidence=False)
+        prediction = torch.stack([to_size(one, size) for one in ids])
         self.confusion.update(prediction.cpu().numpy(), label.cpu().numpy())
         return prediction
 

@@ -49,6 +49,8 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
     if rank_zero_only.rank == 0 and not resumes:
         refuse_broken(recipe, progress)
     data = SegmentationData(recipe)
+    if rank_zero_only.rank == 0 and not resume:
+        _discard(folder)
     task = SegmentationTask(recipe, data.targets, data.steps_per_epoch, resumes, data.val_ids)
     several = recipe.devices * recipe.nodes > 1
     if several:
@@ -94,7 +96,18 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
         enable_model_summary=False,
     )
     trainer.fit(task, data, ckpt_path=last if resumes else None)
+    if not keep_best.has_score:
+        raise ValueError(
+            f"no validation gave a {recipe.best}: its labels hold nothing of what that is taken over, so there is no "
+            f"best checkpoint; {last} holds the training"
+        )
     return keep_best.path
+
+
+def _discard(folder: Path) -> None:
+    """Remove what a run that begins anew could be mistaken to go on from, or its outcome for; logs stay."""
+    for path in (folder / "last.ckpt", folder / "best.safetensors", *(folder / "panels").glob("*.png")):
+        path.unlink(missing_ok=True)
 
 
 def _precision(name: str) -> str:

@@ -26,6 +26,11 @@ def write_sample(folder: Path, stem: str, seed: int, size=(48, 64)) -> None:
 
 
 @pytest.fixture
+def sample_writer():
+    return write_sample
+
+
+@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """train with 8 and val with 3 samples."""
     for split, count in (("train", 8), ("val", 3)):

@@ -172,6 +172,13 @@ def test_a_loss_on_presence_refuses_labels_that_leave_classes_out(recipe_file):
     assert check(recipe_file, "data.label_map=cityscapes19", alone).errors == 0  # nothing of them is learnt at all
 
 
+def test_validation_without_a_label_is_refused(recipe_file, tree):
+    """Nothing would tell which weights are best, so that none would be kept."""
+    for path in (tree / "val" / "labels").iterdir():
+        cv2.imwrite(str(path), np.full((48, 64), 255, np.uint8))
+    assert [p.text for p in found(check(recipe_file))] == ["no labelled pixel, so nothing tells which weights are best"]
+
+
 def test_training_refuses_before_it_begins_and_a_resumed_run_is_not_checked_again(recipe_file, tree, tmp_path):
     """Whatever is cached, and what would show only at the first validation."""
     broken = tree / "val" / "labels" / "001.png"
@@ -220,7 +227,7 @@ def test_joined_datasets_are_told_in_the_runs_classes(recipe_file, tree):
     [
         ("data.train.split=night", "there is no folder"),
         ("data.train.dataset=kitti", "no dataset is called 'kitti'"),
-        ("data.train.colour=1", "unexpected keyword argument 'colour'"),
+        ("data.train.colour=1", "dataset 'camvid' has no setting 'colour'"),
         ("data.label_map=kitti", "no label map is called 'kitti'"),
         ("data.label_map=voc21", "class 'Sky' of label map 'camvid11'"),
         ("data.batch_size=9", "8 images do not fill one batch of 9"),

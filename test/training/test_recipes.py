@@ -61,6 +61,9 @@ OWN = {
         ("augmentation.patches={size: [0, 8], grid: [1, 1]}", "size and grid must each"),
         ("data.train=[]", "data.train: .*at least 1 item"),
         ("nonsense", "not of the form setting=value"),
+        ("schedule.epochs=[1", "'schedule.epochs=\\[1': the value is no YAML: expected"),
+        ("data.crop=[-64, 0]", "data.crop: .*must be two numbers of 1 or more"),
+        ("losses={}", "losses: .*at least 1 item"),
         ("name.first=x", "'name' is not a group"),
     ],
 )
@@ -100,6 +103,17 @@ def test_a_recipe_stands_on_another(recipe_file, tmp_path):
     assert recipe.schedule.warmup_epochs == original.schedule.warmup_epochs
     assert recipe.losses == {"owfl": 2.0} and recipe.data.crop == (8, 8)
     assert recipe.data.train == original.data.train
+
+
+def test_settings_reach_into_lists(recipe_file):
+    """Every member, or by its number one."""
+    source = "{dataset: synth, seeds: [0, 1], frames: 4}"
+    two = f"data.train=[{source}, {source}]"
+    recipe = load_recipe(recipe_file, [two, "data.train.frames=6", "data.train.1.repeat=3", "data.crop.0=32"])
+    assert [(s.arguments["frames"], s.repeat) for s in recipe.data.train] == [(6, 1), (6, 3)]
+    assert recipe.data.crop == (32, 64)
+    with pytest.raises(RecipeError, match="'data.train.2.repeat=1': 'train' has 2 members, counted from 0"):
+        load_recipe(recipe_file, [two, "data.train.2.repeat=1"])
 
 
 def test_recipes_that_stand_on_each_other_are_refused(tmp_path):

@@ -46,9 +46,9 @@ def pretend(scores, calls):
         log = folder / "csv" / "version_0" / "metrics.csv"
         log.parent.mkdir(parents=True)
         with log.open("w") as lines:
-            writer = csv.DictWriter(lines, ["epoch", "val_miou", "val_accuracy", "val_iou_Car", "val_iou_Road"])
+            writer = csv.DictWriter(lines, ["epoch", "val_miou", "val_f_miou", "val_accuracy"])
             writer.writeheader()
-            writer.writerow({"epoch": 0, "val_miou": miou, "val_accuracy": 0.9, "val_iou_Car": miou / 2})
+            writer.writerow({"epoch": 0, "val_miou": miou, "val_f_miou": miou / 2, "val_accuracy": 0.9})
 
     return train
 
@@ -109,6 +109,44 @@ def test_finished_runs_are_left_alone(study_file, tmp_path):
     (tmp_path / "out" / "WCE" / "a" / "seed0" / "csv" / "version_0").rmdir()
     carry_out(study_file, tmp_path / "out", pretend(SCORES, calls))
     assert len(calls) == 9
+
+
+def test_three_pairs_need_a_difference_of_two_and_a_half_spreads(study_file, tmp_path):
+    """Student's t at 2 degrees of freedom is 4.303: 1.9 +- 0.8 lies within what chance does, 2.1 +- 0.8 does not."""
+    settings = yaml.safe_load(study_file.read_text())
+    settings.update(folds={"a": {"data.batch_size": 4}}, seeds=[0, 1, 2])
+    study_file.write_text(yaml.safe_dump(settings))
+    for mean, supported in ((0.019, False), (0.021, True)):
+        scores = {(WCE, 4, seed): 0.5 for seed in range(3)}
+        scores |= {(OWFL, 4, seed): 0.5 + mean + 0.008 * (seed - 1) for seed in range(3)}
+        row = carry_out(study_file, tmp_path / str(mean), pretend(scores, []))["rows"][1]["miou"]
+        assert row["spread"] == pytest.approx(0.008) and row["supported"] is supported
+
+
+def test_a_finished_run_of_other_settings_is_not_compared_with(study_file, tmp_path):
+    calls = []
+    carry_out(study_file, tmp_path / "out", pretend(SCORES, calls))
+    carry_out(study_file, tmp_path / "out", pretend(SCORES, calls), ["data.workers=2"])  # decides nothing
+    assert len(calls) == 8
+    with pytest.raises(RecipeError, match="WCE/a/seed0 was .* other settings .optimizer.lr was 0.01 and is 1"):
+        carry_out(study_file, tmp_path / "out", pretend(SCORES, calls), ["optimizer.lr=1.0"])
+    settings = yaml.safe_load(study_file.read_text())
+    settings["rows"][1]["set"]["losses"] = {"owfl": 1.0, "sel": 0.2}
+    study_file.write_text(yaml.safe_dump(settings))
+    with pytest.raises(RecipeError, match="OWFL_._SEL/a/seed0 was .*losses.sel was 0.1 and is 0.2"):
+        carry_out(study_file, tmp_path / "out", pretend(SCORES, calls))
+    assert len(calls) == 8
+
+
+def test_settings_of_the_command_line_are_laid_over_every_run(study_file, tmp_path):
+    seen = []
+
+    def note(recipe, folder):
+        seen.append((recipe.data.train[0].arguments["root"], recipe.optimizer.lr))
+        pretend(SCORES, [])(recipe, folder)
+
+    carry_out(study_file, tmp_path / "out", note, ["data.train.root=elsewhere", "optimizer.lr=0.5"])
+    assert seen == [("elsewhere", 0.5)] * 8
 
 
 def test_a_real_run_is_scored_by_its_last_epoch(study_file, tmp_path):

@@ -211,6 +211,56 @@ def test_the_best_checkpoint_is_chosen_by_the_metric_asked_for(tiny_recipe, tmp_
         assert recorded["epochs"] == epochs and recorded["miou"] == pytest.approx(0.1 * epochs)
 
 
+def test_the_recorded_score_is_the_files_own_where_the_vehicle_sees_smaller_images(
+    recipe_file, tree, tmp_path, sample_writer
+):
+    """Images of 48x64 for a network that is fed 24x32, or 40x56 of 20x28 (sides are multiples of 8)."""
+    for i in range(2):
+        sample_writer(tree / "val", f"other{i}", 50 + i, size=(40, 56))
+    recipe = load_recipe(recipe_file, ["data.input_size=[24, 32]", "schedule.epochs=6", "validate_every=6"])
+    best = train(recipe, tmp_path / "run", progress=False)
+    recorded = checkpoint.load(best).contract.metrics["validation"]
+    segmenter = Segmenter.load(best, device="cpu", runtime="torch")
+    scores = evaluation.evaluate(segmenter, open_dataset("camvid", root=tree, split="val"), progress=False)
+    assert scores.miou() == pytest.approx(recorded["miou"], abs=2e-4)
+    assert scores.f_miou() == pytest.approx(recorded["f_miou"], abs=2e-4)
+    assert scores.pixel_accuracy() == pytest.approx(recorded["pixel_accuracy"], abs=2e-4)
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(tiny_recipe, tmp_path):
+    train(tiny_recipe(), tmp_path, progress=False)
+    changes = ["optimizer.lr=0.02", "losses.auxiliary=0.1", "data.workers=1", "validate_every=2", "schedule.epochs=4"]
+    with pytest.raises(
+        ValueError, match=r"other settings \(losses.auxiliary was 0.4 and is 0.1, optimizer.lr was 0.01 and is 0.02\)"
+    ):
+        train(tiny_recipe(*changes), tmp_path, progress=False)
+    train(tiny_recipe(*changes[3:]), tmp_path, progress=False)  # longer, and validated at other times
+    assert last(tmp_path)["epoch"] == 3
+    with pytest.raises(ValueError, match="last.ckpt has 4 epochs behind it, but the recipe asks for 2"):
+        train(tiny_recipe(), tmp_path, progress=False)
+
+
+def test_a_run_begun_anew_leaves_nothing_to_go_on_from(tiny_recipe, tmp_path, monkeypatch):
+    train(tiny_recipe(), tmp_path, progress=False)
+    assert (tmp_path / "best.safetensors").is_file() and (tmp_path / "last.ckpt").is_file()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SegmentationTask, "training_step", stop)
+    with pytest.raises(BaseException):  # noqa: B017 - Lightning turns Ctrl-C into an exit
+        train(tiny_recipe("optimizer.lr=0.5"), tmp_path, resume=False, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file() and path.suffix != ".yaml") == []
+    assert not list((tmp_path / "panels").iterdir())
+
+
+def test_a_run_without_a_score_says_that_it_has_no_best(tiny_recipe, tmp_path, monkeypatch):
+    nothing = {"val_miou": float("nan"), "val_f_miou": float("nan"), "val_accuracy": 0.5}
+    monkeypatch.setattr(SegmentationTask, "scores", lambda self: nothing)
+    with pytest.raises(ValueError, match="no validation gave a val_f_miou: .*last.ckpt holds the training"):
+        train(tiny_recipe("best=val_f_miou"), tmp_path, progress=False)
+
+
 def test_only_what_no_loss_looks_at_is_frozen(tiny_recipe):
     targets = Targets(CAMVID11, (), np.full(11, 1 / 11))
     both = SegmentationTask(tiny_recipe(), targets, 2)
@@ -280,8 +330,10 @@ def test_broken_datasets_are_named(tree):
         open_dataset("camvid", root=tree, split="test")
     with pytest.raises(ValueError, match="no dataset is called 'kitti'; there are: .*camvid, .*synth"):
         open_dataset("kitti")
-    with pytest.raises(ValueError, match="unexpected keyword argument 'colour'"):
+    with pytest.raises(ValueError, match="'camvid' has no setting 'colour'; it has: root, split, sequences"):
         open_dataset("camvid", root=tree, split="train", colour=1)
+    with pytest.raises(ValueError, match="dataset 'folder' needs root, classes"):
+        open_dataset("folder")
     cv2.imwrite(str(tree / "train" / "labels" / "003.png"), np.full((48, 64), 11, np.uint8))
     dataset = open_dataset("camvid", root=tree, split="train")
     with pytest.raises(ValueError, match=r"003.png holds the ids \[11\]"):

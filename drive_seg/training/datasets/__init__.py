@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -81,6 +82,12 @@ def open_unchecked(name: str, **arguments: object) -> Dataset:
     """As :func:`open_dataset`, but files without a partner are left out and stand in ``problems``."""
     if name not in _DATASETS:
         raise ValueError(f"no dataset is called '{name}'; there are: {', '.join(names())}")
+    known = inspect.signature(_DATASETS[name]).parameters
+    needed = [key for key, parameter in known.items() if parameter.default is parameter.empty]
+    if missing := [key for key in needed if key not in arguments]:
+        raise ValueError(f"dataset '{name}' needs {', '.join(missing)}")
+    if unknown := [key for key in arguments if key not in known]:
+        raise ValueError(f"dataset '{name}' has no setting {', '.join(map(repr, unknown))}; it has: {', '.join(known)}")
     try:
         return _DATASETS[name](**arguments)
     except TypeError as error:

@@ -36,7 +36,7 @@ class Folder(LabelledFiles):
             such as "monday/000001" on each line, or the subfolders ``images/<split>`` and ``labels/<split>``, or
             ``<split>/images`` and ``<split>/labels``. Several are joined by "+".
         classes: see :func:`read_classes`.
-        void: further values of the label files that mean void, as [0].
+        void: further values of the label files that mean void, as 0 or [0, 254].
 
     Raises:
         ValueError: if a folder or list is missing or empty, or the classes cannot be understood.
@@ -47,7 +47,7 @@ class Folder(LabelledFiles):
         root: str | Path,
         classes: str | Path | Sequence[str] | Mapping[str, Any] | LabelMap,
         split: str | None = None,
-        void: Iterable[int] = (),
+        void: int | Iterable[int] = (),
     ) -> None:
         root, known = Path(root), read_classes(classes)
         pairs: list[Pair] = []
@@ -55,7 +55,8 @@ class Folder(LabelledFiles):
         for part in [None] if split is None else split_names(split):
             some, lonely = _find(root, part)
             pairs, problems = pairs + some, problems + lonely
-        ids = {i: i for i in range(known.num_classes)} | {_byte(value): VOID for value in void}
+        unlabelled = [void] if isinstance(void, int) else void
+        ids = {i: i for i in range(known.num_classes)} | {_byte(value): VOID for value in unlabelled}
         super().__init__(root, known, pairs, problems, ids)
 
 

@@ -6,6 +6,7 @@ Distillation takes the logits of the teachers as well.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -108,6 +109,15 @@ _LOSSES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+_KINDS: dict[str, tuple[Any, str]] = {
+    "float": ((int, float), "a number"),
+    "int": (int, "a whole number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "text"),
+}
+"""Types of options, as their annotations name them, and how they are called."""
+
+
 def names() -> list[str]:
     """The names a recipe may use."""
     return sorted({**PIXEL_LOSSES, **_LOSSES})
@@ -129,11 +139,21 @@ def build(name: str, targets: Targets, **options: Any) -> nn.Module:
     if unknown and "options" not in known:
         has = ", ".join(sorted(set(known) - {"targets"})) or "none"
         raise ValueError(f"loss '{name}' has no option {', '.join(map(repr, unknown))}; its options are: {has}")
+    for option, value in options.items():
+        kinds, called = _KINDS.get(str(known[option].annotation) if option in known else "", (object, ""))
+        if not isinstance(value, kinds):
+            raise ValueError(f"loss '{name}': {option} is {value!r}, not {called}")
     try:
         loss = make(targets, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"loss '{name}': {error}") from None
     return _OnMain(loss) if isinstance(loss, PixelLoss) else loss
+
+
+def _weight(name: str, weight: Any) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+        raise ValueError(f"loss '{name}': its weight is {weight!r}, not a number of 0 or more")
+    return float(weight)
 
 
 class WeightedSum(nn.Module):
@@ -155,7 +175,7 @@ class WeightedSum(nn.Module):
         self.terms = nn.ModuleDict()
         for name, setting in losses.items():
             options = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
-            self.weights[name] = float(options.pop("weight", 1.0))
+            self.weights[name] = _weight(name, options.pop("weight", 1.0))
             self.terms[name] = build(name, targets, **options)
 
     def forward(

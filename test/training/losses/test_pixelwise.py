@@ -183,6 +183,10 @@ def test_the_sum_weights_by_name_and_hands_options_on(plain):
     ("wrong", "sentence"),
     [
         ({"owl": 1.0}, "no loss is called 'owl'; there are: auxiliary, .*owfl"),
+        ({"focal": {"gamma": "two"}}, "loss 'focal': gamma is 'two', not a number"),
+        ({"focal": {"weighted": 3}}, "loss 'focal': weighted is 3, not true or false"),
+        ({"focal": -1}, "loss 'focal': its weight is -1, not a number of 0 or more"),
+        ({"focal": {"weight": "much"}}, "loss 'focal': its weight is 'much'"),
         ({"focal": {"weight": 1, "gama": 2}}, "'focal' has no option 'gama'; its options are: gamma, weighted"),
         ({"focal": {"gamma": -1}}, "'focal': gamma -1 is below 0"),
         ({"ohem_share": {"share": 0}}, "'ohem_share': share 0 is not above 0"),
