@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Protocol
 
 import lightning
@@ -150,6 +151,14 @@ class SegmentationData(lightning.LightningDataModule):
         count = 1 if patches is None else patches.grid[0] * patches.grid[1]
         return len(self._train_set) * count // self.recipe.data.batch_size
 
+    @property
+    def workers(self) -> int:
+        """Processes that prepare batches for one device."""
+        given = self.recipe.data.workers
+        if given is not None:
+            return given
+        return min(8, (os.cpu_count() or 1) // self.recipe.devices) if torch.cuda.is_available() else 0
+
     def train_dataloader(self) -> DataLoader:
         recipe = self.recipe
         order = EpochOrder(len(self._train), recipe.seed, recipe.data.batch_size, self._device(), self._by_class)
@@ -163,7 +172,7 @@ class SegmentationData(lightning.LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _loader(self, samples: Batches, order: EpochOrder, **arguments: Any) -> DataLoader:
-        workers = self.recipe.data.workers
+        workers = self.workers
         return DataLoader(
             samples,
             sampler=order,

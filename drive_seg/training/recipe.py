@@ -92,7 +92,8 @@ class Data(_Part):
     the first training dataset if left out; ``crop``: (height, width) of training windows; ``input_size``: (height,
     width) that the network is meant for, as the checkpoint says it; ``batch_size``: images per optimiser step, all
     devices and accumulated parts together; ``class_uniform``: this share of an epoch's samples is drawn by choosing a
-    class first, then an image and a window that hold it; ``workers``: processes per device that prepare batches;
+    class first, then an image and a window that hold it; ``workers``: processes per device that prepare batches; if
+    left out, up to 8 as there are cores for each GPU, and none where there is no GPU, as the cores are at work then;
     ``cache_gib``: memory, per device, for decoded images; those beyond it are read when they are needed (of a bag, its
     messages stay in memory besides); ``val_is_trained_on``: validation images may be in train, too, as where a final
     model takes all labels there are; its scores then only say that the training went well.
@@ -105,7 +106,7 @@ class Data(_Part):
     input_size: tuple[int, int]
     batch_size: int = Field(8, ge=1)
     class_uniform: float = Field(0.0, ge=0, le=1)
-    workers: int = Field(0, ge=0)
+    workers: int | None = Field(None, ge=0)
     cache_gib: float = Field(8.0, ge=0)
     val_is_trained_on: bool = False
 

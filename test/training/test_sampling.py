@@ -164,6 +164,17 @@ save_file({f"{i} {j}": part.contiguous() for i, batch in batches for j, part in 
 """
 
 
+def test_a_gpu_is_fed_by_the_cores_there_are(recipe_file, monkeypatch):
+    def workers(*settings):
+        return SegmentationData(load_recipe(recipe_file, list(settings))).workers
+
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert workers() == 0 and workers("data.workers=3") == 3
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [workers(), workers("devices=2"), workers("data.workers=0")] == [8, 6, 0]
+
+
 def test_workers_change_nothing(recipe_file, tmp_path):
     """Workers are forks, which only a process without threads of other libraries should make: one of its own does."""
     data = SegmentationData(load_recipe(recipe_file, ["data.class_uniform=0.5"]))
