@@ -40,28 +40,32 @@ class LovaszSoftmax(nn.Module):
         self.register_buffer("judged", torch.tensor(judged), persistent=False)
 
     def forward(self, output: SegmentationOutput, label: Tensor) -> Tensor:
-        p = log_probabilities(output.logits, self.groups).exp().transpose(0, 1).flatten(1)  # [T, N]
+        p = log_probabilities(output.logits, self.groups).exp().movedim(1, -1).flatten(0, 2)  # [N, T]
         target = label.flatten().long()
         target = torch.where(target == VOID, len(self.inside) - 1, target)
-        inside, judged = self.inside.T[:, target], self.judged.T[:, target]
-        error = torch.where(inside, 1 - p, p)
-        present = inside.any(1)
-        values = (error * self._weights(error.detach(), inside, judged)).sum(1)
-        return (values * present).sum() / present.sum().clamp_min(1)
+        inside = self.inside.index_select(0, target)
+        # An error is 1 - p inside and p elsewhere, and its weight is not learnt: what is left is a sum over p.
+        with torch.no_grad():
+            weight = self._weights(torch.where(inside, 1 - p, p), inside, self.judged.index_select(0, target))
+            constant, factor = (weight * inside).sum(), torch.where(inside, -weight, weight)
+        return constant + (factor * p).sum()
 
     def _weights(self, error: Tensor, inside: Tensor, judged: Tensor) -> Tensor:
-        """What each error weighs, float32 like ``error`` [T, N]; 0 where the row is not judged."""
-        rows = torch.arange(len(error), device=error.device).unsqueeze(1)
-        # Bin 0 holds the largest errors; what is not judged goes behind the last bin of the last row.
-        place = (1 - error).mul_(self.bins).long().clamp_(0, self.bins - 1).add_(rows * self.bins)
-        place = torch.where(judged, place, len(error) * self.bins)
-        count, hits = self._counts(place.flatten(), len(error)), self._counts(place[inside], len(error))
+        """Each error's share in the loss, float32 like ``error`` [N, T]; 0 where its class is not judged or absent."""
+        rows = error.shape[1]
+        offset = self.bins * torch.arange(rows, dtype=torch.int32, device=error.device)
+        # Bin 0 holds the largest errors; what is not judged goes behind the last bin of the last class.
+        place = ((1 - error) * self.bins).to(torch.int32).clamp_(0, self.bins - 1).add_(offset)
+        place.masked_fill_(~judged, rows * self.bins)
+        count, hits = self._counts(place.flatten(), rows), self._counts(place[inside], rows)
         total, found = hits.sum(1, keepdim=True), hits.cumsum(1)
         union = total + (count - hits).cumsum(1)
         jaccard = 1 - (total - found) / union.clamp_min(1)
-        growth = jaccard.diff(dim=1, prepend=jaccard.new_zeros(len(error), 1))
-        weight = (growth / count.clamp_min(1)).float().flatten()
-        return torch.cat((weight, weight.new_zeros(1)))[place]
+        growth = jaccard.diff(dim=1, prepend=jaccard.new_zeros(rows, 1))
+        present = total > 0
+        weight = growth / count.clamp_min(1) * present / present.sum().clamp_min(1)
+        table = torch.cat((weight.flatten(), weight.new_zeros(1))).float()
+        return table.index_select(0, place.flatten()).view_as(error)
 
     def _counts(self, place: Tensor, rows: int) -> Tensor:
         return torch.bincount(place, minlength=rows * self.bins + 1)[:-1].view(rows, self.bins).double()
