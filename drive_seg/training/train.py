@@ -49,8 +49,6 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
     if rank_zero_only.rank == 0 and not resumes:
         refuse_broken(recipe, progress)
     data = SegmentationData(recipe)
-    if rank_zero_only.rank == 0 and not resume:
-        _discard(folder)
     task = SegmentationTask(recipe, data.targets, data.steps_per_epoch, resumes, data.val_ids)
     several = recipe.devices * recipe.nodes > 1
     if several:
@@ -95,6 +93,8 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
+    if rank_zero_only.rank == 0 and not resume:
+        _discard(folder)  # not before all has been read and built, which may fail
     trainer.fit(task, data, ckpt_path=last if resumes else None)
     if not keep_best.has_score:
         raise ValueError(
