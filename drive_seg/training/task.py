@@ -118,8 +118,10 @@ class SegmentationTask(lightning.LightningModule):
         Raises:
             ValueError: if its settings or teachers are others now, or it is longer already than it shall be.
         """
+        if _TEACHERS in checkpoint:  # older files do not say, neither of these nor of settings
+            self.teachers.check_same(checkpoint[_TEACHERS])
         settings = settings_to_go_on(self.recipe)
-        if changed := differences(checkpoint.get(_SETTINGS, settings), settings):  # older files do not say
+        if changed := differences(checkpoint.get(_SETTINGS, settings), settings):
             raise ValueError(
                 f"last.ckpt was trained with other settings ({changed}); go on with the same, begin anew with "
                 "--restart, or train on in another folder with warm_start"
@@ -130,8 +132,6 @@ class SegmentationTask(lightning.LightningModule):
                 f"last.ckpt has {done} epochs behind it, but the recipe asks for {self.trainer.max_epochs}; give "
                 "another folder, or begin anew with --restart"
             )
-        if _TEACHERS in checkpoint:
-            self.teachers.check_same(checkpoint[_TEACHERS])
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         # Dropout's random numbers depend on these alone, so that a resumed run draws the same.
