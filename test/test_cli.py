@@ -239,5 +239,5 @@ def test_train_from_a_recipe_to_a_file_that_loads(tmp_path):
     drive_seg("train", recipe, "-o", tmp_path / "run", *arguments)
     loaded = checkpoint.load(tmp_path / "run" / "best.safetensors")
     assert loaded.contract.label_map == CAMVID11 and loaded.contract.metrics["validation"]["epochs"] == 1
-    result = drive_seg("train", recipe, "-o", tmp_path / "run", "--set", "losses.owl=1", expect=1)
+    result = drive_seg("train", recipe, "-o", tmp_path / "run", *arguments, "--set", "losses.owl=1", expect=1)
     assert "no loss is called 'owl'" in result.stderr
