@@ -78,7 +78,7 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
         problems += _of_source(part)
     splits = _figures(recipe, checked, problems)
     problems += _leaks(checked, allowed=recipe.data.val_is_trained_on)
-    problems += _unscored(recipe, splits)
+    problems += _unscored(splits[1])
     problems += _patches(recipe, [part for part in checked if part.split == "train"])
     images = sum(len(part.samples) * part.source.repeat for part in checked if part.split == "train")
     if recipe.augmentation.patches is not None:
@@ -205,9 +205,8 @@ def _absent(split: SplitFigures, classes: LabelMap, groups: list[tuple[int, ...]
         yield Problem("warning", split.name, f"classes that never occur and {outcome}: {', '.join(absent)}")
 
 
-def _unscored(recipe: Recipe, splits: list[SplitFigures]) -> Iterable[Problem]:
+def _unscored(val: SplitFigures) -> Iterable[Problem]:
     """Nothing in validation that the best weights could be chosen by."""
-    val = splits[1]
     if val.count and not val.pixels[:VOID].any():
         yield Problem("error", "val", "no labelled pixel, so nothing tells which weights are best")
 
