@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from rich.console import Console
 
 from drive_seg.labels import VOID, LabelMap, label_map
 from drive_seg.training.augmentation import patch_windows
@@ -90,7 +91,7 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
 
 
 def refuse_broken(recipe: Recipe, progress: bool = True) -> None:
-    """Check a recipe's data before it is trained on.
+    """Check a recipe's data before it is trained on; where progress is shown, warnings are counted on the screen.
 
     Raises:
         ValueError: if there is an error; it says which files, the first ones of each kind.
@@ -100,6 +101,10 @@ def refuse_broken(recipe: Recipe, progress: bool = True) -> None:
     if errors:
         told = "; ".join(_with_files(problem) for problem in errors)
         raise ValueError(f"this data is not trained on: {told} (`drive-seg train RECIPE --check` lists all)")
+    if report.problems and progress:
+        count = len(report.problems)
+        what = "is 1 warning" if count == 1 else f"are {count} warnings"
+        Console(stderr=True).print(f"there {what} about this data: `drive-seg train RECIPE --check` lists all")
 
 
 def _with_files(problem: Problem) -> str:

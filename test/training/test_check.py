@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from drive_seg.cli import app
 from drive_seg.labels import CAMVID11
-from drive_seg.training.check import check_data
+from drive_seg.training.check import check_data, refuse_broken
 from drive_seg.training.check_report import print_report
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.datasets import open_dataset
@@ -177,6 +177,15 @@ def test_validation_without_a_label_is_refused(recipe_file, tree):
     for path in (tree / "val" / "labels").iterdir():
         cv2.imwrite(str(path), np.full((48, 64), 255, np.uint8))
     assert [p.text for p in found(check(recipe_file))] == ["no labelled pixel, so nothing tells which weights are best"]
+
+
+def test_training_on_sound_data_tells_how_many_warnings_there_are(recipe_file, capsys):
+    recipe = load_recipe(recipe_file)
+    count = len(check_data(recipe, progress=False).problems)
+    refuse_broken(recipe, progress=False)
+    assert not capsys.readouterr().err
+    refuse_broken(recipe)
+    assert f"there are {count} warnings about this data" in " ".join(capsys.readouterr().err.split())
 
 
 def test_training_refuses_before_it_begins_and_a_resumed_run_is_not_checked_again(recipe_file, tree, tmp_path):
