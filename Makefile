@@ -11,7 +11,7 @@
 ROS ?= jazzy
 LIBS ?= newest
 # EXTRAS=ros,test is what a vehicle has; INSTALL=plain copies the package into the environment instead of linking to it.
-EXTRAS ?= ros,replay,cluster,train,onnx,openvino,export,int8,test
+EXTRAS ?= ros,replay,cluster,train,imagenet,onnx,openvino,export,int8,test
 INSTALL ?= editable
 TESTS ?=
 

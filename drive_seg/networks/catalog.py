@@ -15,6 +15,7 @@ from drive_seg.networks.fcn import FCN
 from drive_seg.networks.ifbfnet import IFBFNet
 from drive_seg.networks.network import SegmentationNetwork
 from drive_seg.networks.pspnet import PSPNet
+from drive_seg.networks.swiftnet import SwiftNet
 
 _CATALOG: dict[str, Callable[..., SegmentationNetwork]] = {
     "dfn": DFN,
@@ -25,6 +26,7 @@ _CATALOG: dict[str, Callable[..., SegmentationNetwork]] = {
     "pspnet": PSPNet,
     "deeplabv3plus": DeepLabV3Plus,
     "ifbfnet": IFBFNet,
+    "swiftnet": SwiftNet,
 }
 
 _FEATURE_BALANCE: dict[str, Any] = {"feature_balance": (), "foreground_classes": None, "feature_modulator": "dual"}

@@ -1,14 +1,16 @@
-"""The encoders that FCN, PSPNet, DeepLabv3+, IFBFNet and DFN stand on, by name."""
+"""The encoders that FCN, PSPNet, DeepLabv3+, IFBFNet, DFN and SwiftNet stand on, by name."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from drive_seg.networks.efficientnet_lite import SCALING, EfficientNetLite
 from drive_seg.networks.layers import one_of
 from drive_seg.networks.resnet import ResNet
 from drive_seg.networks.wider_resnet import WiderResNet38
 
-BACKBONES = ("resnet50", "resnet101", "wider_resnet38")
+_LITE = tuple(f"efficientnet_lite{number}" for number in SCALING)
+BACKBONES = ("resnet50", "resnet101", "wider_resnet38", *_LITE)
 
 
 def build_encoder(backbone: str, stem: str, output_stride: int) -> nn.Module:
@@ -29,4 +31,6 @@ def build_encoder(backbone: str, stem: str, output_stride: int) -> nn.Module:
         if output_stride != 8:
             raise ValueError(f"wider_resnet38 has an output stride of 8, not {output_stride}")
         return WiderResNet38()
+    if backbone in _LITE:
+        return EfficientNetLite(int(backbone.removeprefix("efficientnet_lite")), output_stride)
     return ResNet(int(backbone.removeprefix("resnet")), stem, output_stride)

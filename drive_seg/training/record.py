@@ -24,7 +24,7 @@ def without_folders(recipe: Recipe) -> dict[str, Any]:
             for key in set(source.arguments) - set(portable(source)):
                 written.pop(key)
     if recipe.network.pretrained is not None:
-        plain["network"]["pretrained"] = recipe.network.pretrained.name
+        plain["network"]["pretrained"] = Path(recipe.network.pretrained).name
     if recipe.warm_start is not None:
         plain["warm_start"] = Path(recipe.warm_start).name
     return plain

@@ -56,8 +56,8 @@ class SegmentationTask(lightning.LightningModule):
         super().__init__()
         self.recipe, self.targets, self.steps_per_epoch = recipe, targets, steps_per_epoch
         self.label_map = label_map = targets.label_map
-        self.input = InputSpec(size=recipe.data.input_size)
         network = networks.build(recipe.network.name, label_map.num_classes, **recipe.network.options)
+        self.input = InputSpec(recipe.data.input_size, mean=network.mean, std=network.std)
         self.network = network.to(memory_format=torch.channels_last)
         self.losses = WeightedSum(recipe.losses, targets)
         self.teachers = Teachers(recipe.teachers, label_map)
