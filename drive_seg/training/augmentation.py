@@ -6,19 +6,21 @@ import cv2
 import numpy as np
 
 from drive_seg.labels import VOID
+from drive_seg.training.appearance import Appearance
 from drive_seg.training.recipe import Augmentation
 
 _TRIES = 10
 
 
 class Augment:
-    """Scale, crop with padding, flip, then colour: (image, label) of any size -> (image, label) of the crop size.
+    """Scale, crop with padding, flip, colour, camera: (image, label) of any size -> (image, label) of the crop size.
 
     Padding is the image's mean colour and void. Randomness comes from the generator handed in alone.
     """
 
     def __init__(self, crop: tuple[int, int], settings: Augmentation) -> None:
         self.crop, self.settings = crop, settings
+        self._appearance = Appearance(settings)
 
     def __call__(
         self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator, focus: int | None = None
@@ -36,6 +38,7 @@ class Augment:
             image, label = cv2.flip(image, 1), cv2.flip(label, 1)
         if rng.random() < self.settings.photometric:
             image = jitter_colour(image, rng)
+        image = self._appearance(image, rng)
         return np.ascontiguousarray(image), np.ascontiguousarray(label)
 
     def _scale(self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -42,13 +42,21 @@ class Patches(_Part):
         return self
 
 
+class Style(_Part):
+    """Colours of photographs: ``folder`` of unlabelled images; ``share`` of training images that take one's colours."""
+
+    folder: str
+    share: float = Field(0.5, gt=0, le=1)
+
+
 class Augmentation(_Part):
     """Random variation of training images.
 
     ``scale``: the factor's range; ``scales``: the factors to choose from instead, each as likely; ``aspect``: largest
     relative change of the sides' ratio; ``flip``, ``photometric``: probabilities; ``max_class_share``: a window is
     drawn anew, up to ten times, while a single class has more than this share of its labelled pixels; ``patches``: cut
-    each image into these first, each a sample of its own.
+    each image into these first, each a sample of its own; ``style``: colours of photographs; ``degraded``: probability
+    of the marks of weather, lens, sensor and compression (:mod:`drive_seg.degradations`).
     """
 
     scale: tuple[float, float] = (0.5, 2.0)
@@ -58,6 +66,8 @@ class Augmentation(_Part):
     photometric: float = Field(0.8, ge=0, le=1)
     max_class_share: float = Field(1.0, gt=0, le=1)
     patches: Patches | None = None
+    style: Style | None = None
+    degraded: float = Field(0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Augmentation:
