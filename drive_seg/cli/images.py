@@ -35,6 +35,7 @@ def synth(
     seed: Annotated[int, typer.Option(help="Which drive.")] = 0,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "360x640",
     step: Annotated[int, typer.Option(min=1, help="Take every step-th frame of the 10 Hz drive.")] = 1,
+    variety: Annotated[str, typer.Option(help="street, or wide: other roads, weather and cameras too.")] = "street",
 ) -> None:
     """Render a synthetic street drive: images with exact labels (19 Cityscapes ids)."""
     import cv2
@@ -43,7 +44,7 @@ def synth(
     from drive_seg.synth import SynthDrive
 
     height, width = size_of(size)
-    drive = SynthDrive(seed=seed, size=(width, height))
+    drive = SynthDrive(seed=seed, size=(width, height), variety=variety)
     for folder in ("images", "labels"):
         (output / folder).mkdir(parents=True, exist_ok=True)
     for i in track(range(0, frames * step, step), description="rendering", console=screen):

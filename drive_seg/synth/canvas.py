@@ -43,6 +43,17 @@ class Light:
     tint: np.ndarray  # BGR factors
     haze_color: np.ndarray  # BGR 0..255
     haze_length: float  # m after which 63 % is haze
+    headlights: float = 0.0  # of the ego car on what is close, 0 by day
+    street_lamps: float = 0.0  # brightness of their pools, 0 by day
+
+    @property
+    def dark(self) -> bool:
+        """Whether lamps are on."""
+        return self.headlights > 0.0
+
+    def beam(self, distance: np.ndarray | float) -> np.ndarray | float:
+        """Brightness that the ego car's headlights add over `distance` metres."""
+        return self.headlights / (1.0 + (distance / 16.0) ** 2)
 
     def facing(self, normals: np.ndarray) -> np.ndarray:
         """Brightness of surfaces with unit normals (..., 3); those that look up also see more of the sky."""
@@ -58,6 +69,8 @@ class Light:
     def shade(self, colors: np.ndarray, brightness: np.ndarray | float, distance: float) -> np.ndarray:
         """Lit and hazed colours, float64 (..., 3), of albedos (..., 3)."""
         haze = self.haze(distance)
+        if self.dark:
+            brightness = np.asarray(brightness) + self.beam(distance)
         lit = np.minimum(colors * np.asarray(brightness)[..., None] * self.tint, 255.0)
         return lit * (1.0 - haze) + self.haze_color * haze
 
@@ -235,6 +248,8 @@ class Canvas:
 
     def _grading(self, distance: float, brightness: float, tint, label: int) -> np.ndarray:
         haze = self.light.haze(distance)
+        if self.light.dark:
+            brightness = brightness + self.light.beam(distance)
         grading = np.zeros((4, 5))
         for channel in range(3):
             grading[channel, channel] = brightness * self.light.tint[channel] * tint[channel] * (1.0 - haze)

@@ -130,7 +130,7 @@ def _car_ends(m: MeshBuilder, rng, h: float, w: float, belt: float, paint) -> No
                 (back + 0.05, side * w, belt * 0.95),
             ],
             lamp,
-            glow=brake,
+            glow=1.0 if brake else 0.5,
         )
         m.face(
             [
@@ -140,7 +140,7 @@ def _car_ends(m: MeshBuilder, rng, h: float, w: float, belt: float, paint) -> No
                 (front - 0.12, side * w, 0.70),
             ],
             WHITE_LAMP,
-            glow=bool(rng.random() < 0.3),
+            glow=1.0 if rng.random() < 0.3 else 0.5,
         )
     m.face(
         [(back, w, 0.30), (back, -w, 0.30), (back, -w, 0.46), (back, w, 0.46)],

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drive_seg.synth.camera import EgoPose, SynthCamera, View
+from drive_seg.synth.bonnet import draw_bonnet
+from drive_seg.synth.camera import EgoPose, View
 from drive_seg.synth.canvas import Canvas
 from drive_seg.synth.classes import derived_rng
 from drive_seg.synth.depth import far_to_near, in_view
-from drive_seg.synth.ground import GroundLook, draw_ground
+from drive_seg.synth.ground import GroundLook, draw_ground, draw_reflections
 from drive_seg.synth.library import Library
-from drive_seg.synth.look import Lens, Mood, season
+from drive_seg.synth.look import Lens
+from drive_seg.synth.scene import check_variety, draw_scene
 from drive_seg.synth.sky import SkyLook, draw_sky
 from drive_seg.synth.traffic import Traffic
 from drive_seg.synth.world import World
@@ -18,6 +20,7 @@ from drive_seg.synth.world import World
 _SEEN = 170.0  # m ahead that things are drawn
 _GROUND = 2000.0  # m of ground kept in the table
 _BEHIND = 14.0
+_TOWN = {"canyon": 0.7, "suburb": 0.25, "avenue": 0.3, "open": 0.12}  # share of houses on the horizon
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class SynthFrame:
     """One frame.
 
     `image` is uint8 (height, width, 3) BGR, `label` uint8 (height, width) of Cityscapes ids
-    (0..18, no void),
+    (0..18; void, 255, is the own bonnet alone),
     `stamp_ns` nanoseconds since the drive's start.
     """
 
@@ -47,12 +50,16 @@ class SynthDrive:
         seed: 0 or more; chooses street, weather, camera and traffic.
         size: (width, height) of the frames in pixels, each at least 16.
         fps: frames per second, over 0.
+        variety: "street" is a town by day seen by a clean dash camera; "wide" adds highways, country roads and jams,
+            night and haze, cameras of any height and angle, their dirt and faults, and the own bonnet.
 
     Raises:
         ValueError: an argument is outside its range.
     """
 
-    def __init__(self, seed: int = 0, size: tuple[int, int] = (640, 360), fps: float = 10.0) -> None:
+    def __init__(
+        self, seed: int = 0, size: tuple[int, int] = (640, 360), fps: float = 10.0, variety: str = "street"
+    ) -> None:
         if int(seed) != seed or seed < 0:
             raise ValueError(f"seed must be a whole number of 0 or more, not {seed}")
         width, height = size
@@ -60,18 +67,18 @@ class SynthDrive:
             raise ValueError(f"size must be (width, height) with sides of 16 to 8192 pixels, not {tuple(size)}")
         if not 0.0 < fps < float("inf"):
             raise ValueError(f"fps must be over 0, not {fps}")
+        check_variety(variety)
         self.seed, self.size, self.fps = int(seed), (int(width), int(height)), float(fps)
-        rng = derived_rng(self.seed, 0)
-        self.camera = _camera(rng, *self.size)
-        self._mood = Mood.draw(rng)
-        library = Library(self.seed, season(rng))
-        self._world = World(self.seed, library)
-        self._traffic = Traffic(self.seed, self._world)
-        self._ground = GroundLook(derived_rng(self.seed, 11), library.noise, bool(rng.random() < 0.15))
-        town = {"canyon": 0.7, "suburb": 0.25, "avenue": 0.3, "open": 0.12}[self._world.base_theme]
-        self._sky = SkyLook(derived_rng(self.seed, 12), library.noise, self._mood.name, town)
-        self._light = self._mood.light(self._sky.horizon)
-        self._lens = Lens(self.seed, self.size, self._mood)
+        self._scene = scene = draw_scene(derived_rng(self.seed, 0), self.size, variety)
+        self.camera = scene.camera
+        library = Library(self.seed, scene.season)
+        self._world = World(self.seed, library, scene)
+        self._traffic = Traffic(self.seed, self._world, scene.jam)
+        self._ground = GroundLook(derived_rng(self.seed, 11), library.noise, scene.dry, scene.wide, scene.road)
+        town = _TOWN.get(self._world.base_theme, 0.02)
+        self._sky = SkyLook(derived_rng(self.seed, 12), library.noise, scene.mood.name, town, scene.wide)
+        self._light = scene.mood.light(self._sky.horizon)
+        self._lens = Lens(self.seed, self.size, scene.mood, scene.marks)
 
     def frame(self, i: int) -> SynthFrame:
         """Return frame `i` (0 or more); ValueError for a negative index."""
@@ -85,6 +92,10 @@ class SynthDrive:
         draw_ground(canvas, self._table(pose), self._ground, shadows)
         for thing in far_to_near(in_view(made, canvas.view, self._world.road), *here):
             thing.draw(canvas)
+        if self._scene.wet:
+            draw_reflections(canvas, self._scene.wet)
+        if self._scene.bonnet:
+            draw_bonnet(canvas, self._scene.bonnet)
         image = self._lens.expose(canvas.image, i)
         return SynthFrame(image, canvas.label.copy(), round(i * 1e9 / self.fps))
 
@@ -117,19 +128,3 @@ class SynthDrive:
         made += self._traffic.things(seconds, chunks)
         low, high = pose.x - _BEHIND, pose.x + _SEEN
         return [thing for thing in made if thing.s1 > low and thing.s0 < high]
-
-
-def _camera(rng: np.random.Generator, width: int, height: int) -> SynthCamera:
-    """A dash camera: 47 to 68 degrees wide, 1.25 to 1.6 m high, horizon a little above the middle."""
-    focal = float(rng.uniform(0.74, 1.12)) * max(width, height * 4 / 3)
-    pitch = float(rng.uniform(-0.005, 0.055))
-    return SynthCamera(
-        width=width,
-        height=height,
-        fx=focal,
-        fy=focal,
-        cx=(width - 1) / 2,
-        cy=(height - 1) / 2,
-        height_above_ground=float(rng.uniform(1.25, 1.6)),
-        pitch=pitch,
-    )

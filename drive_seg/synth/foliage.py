@@ -86,6 +86,27 @@ def hedge(rng: np.random.Generator, noise: np.ndarray, palette: np.ndarray) -> T
     return Texture(_leafy(picture, rng, noise, 0.0))
 
 
+def thicket(rng: np.random.Generator, noise: np.ndarray, palette: np.ndarray) -> Texture:
+    """Edge of a wood 192 x 256 texels: crowns with a ragged top, trunks and darkness below."""
+    height, width = 192, 256
+    picture = np.zeros((height, width, 4), np.uint8)
+    base = palette[rng.integers(len(palette))] * rng.uniform(0.6, 1.15)
+    top = np.interp(np.arange(width), np.arange(0, width + 16, 16), rng.uniform(6, 52, width // 16 + 1))
+    below = np.arange(height)[:, None] > top + 10
+    picture[below] = (*(base * 0.45), 255)
+    for at in rng.integers(0, width, int(rng.integers(0, 14))):
+        tone = np.array([60, 68, 78]) * rng.uniform(0.5, 1.4)
+        cv2.line(picture, (int(at), height), (int(at + rng.integers(-8, 9)), 60), (*tone.tolist(), 255), 3)
+    low = rng.uniform(0.55, 1.0)  # crowns reach down to this share of the height
+    for _ in range(520):
+        x = rng.integers(0, width)
+        y = top[x] + (height * low - top[x]) * rng.random() ** 0.8
+        shade = (1.3 - 0.65 * y / height) * rng.uniform(0.6, 1.35)
+        color = np.clip(base * shade * rng.uniform(0.94, 1.06, 3), 0, 255)
+        cv2.circle(picture, (int(x), int(y)), int(rng.integers(3, 13)), (*color.tolist(), 255), -1)
+    return Texture(_leafy(picture, rng, noise, 0.25))
+
+
 def _branches(picture, rng, start, angle: float, length: float, depth: int, color) -> None:
     if depth == 0 or length < 5:
         return

@@ -37,6 +37,8 @@ def street_lamp(road: Road, s: float, d: float, height: float, color) -> Thing:
             [color, (190, 195, 200)],
             [c.POLE, c.POLE],
         )
+        if canvas.light.street_lamps:
+            canvas.ball(tip, 0.22, (200, 235, 255), c.POLE, 0.6)
 
     return _thin(s, d, draw)
 
@@ -50,7 +52,7 @@ def bollard(road: Road, s: float, d: float, color) -> Thing:
 def traffic_sign(road: Road, s: float, d: float, kind: str, facing: int, color) -> Thing:
     """Sign on a pole; `facing` -1 looks back along the road.
 
-    kind: "disc", "ban", "warning", "yield", "priority", "blue" or "board".
+    kind: "disc", "ban", "warning", "yield", "priority", "blue", "diamond", "panel" or "board".
     """
     base = road.point(s, d)
     forward, left = road.axes(s, facing)
@@ -96,6 +98,14 @@ def _sign_shapes(kind: str) -> list[tuple[np.ndarray, tuple]]:
         return [(_ring(0.48, 3, math.pi), red), (_ring(0.32, 3, math.pi), white)]
     if kind == "priority":
         return [(_ring(0.42, 4), white), (_ring(0.30, 4), (50, 190, 235))]
+    if kind == "diamond":
+        return [(_ring(0.55, 4), (30, 180, 235)), (_rectangle(0.05, 0.2), black), (_ring(0.14, 6), black)]
+    if kind == "panel":
+        return [
+            (_rectangle(0.30, 0.38), white),
+            (_rectangle(0.2, 0.03, 0, 0.2), black),
+            (_rectangle(0.15, 0.15, 0, -0.08), black),
+        ]
     if kind == "blue":
         return [
             (_ring(0.36, 14), blue),
@@ -108,6 +118,53 @@ def _sign_shapes(kind: str) -> list[tuple[np.ndarray, tuple]]:
         (_rectangle(0.55, 0.05, 0.1, 0.0), white),
         (_rectangle(0.62, 0.05, 0.0, -0.22), white),
     ]
+
+
+def wire_pole(road: Road, s: float, d: float, height: float) -> Thing:
+    """Wooden pole with a cross-arm (pole)."""
+    base, (_, left) = road.point(s, d), road.axes(s)
+    wood = (58, 72, 86)
+
+    def draw(canvas: Canvas) -> None:
+        _mast(canvas, base, height, 0.14, 0.10, wood)
+        arm = base + _UP * (height - 0.5)
+        canvas.sticks([arm - left * 1.1], [arm + left * 1.1], [(0.07, 0.07)], [wood], [c.POLE])
+
+    return _thin(s, d, draw)
+
+
+def gantry(road: Road, s: float, rng: np.random.Generator) -> Thing:
+    """Beam over the own carriageway with one to three large signs facing back along the road."""
+    inner, outer = road.side * max(road.inner - 0.5, 0.0), road.side * (road.half + 1.0)
+    steel = tuple((rng.uniform(90, 170) * np.ones(3)).tolist())
+    back = [(95, 125, 20), (150, 85, 20), (60, 120, 30), (40, 38, 36)][rng.integers(4)]
+    signs = [
+        (float(at), float(rng.uniform(1.2, 2.4)), float(rng.uniform(0.8, 1.4)))
+        for at in np.linspace(inner, outer, int(rng.integers(1, 4)) + 2)[1:-1]
+    ]
+    width = float(rng.uniform(0.1, 0.25))
+
+    def draw(canvas: Canvas) -> None:
+        high = 6.6
+        for d in (inner, outer):
+            _mast(canvas, road.point(s, d), high, width, width, steel)
+        for z in (5.9, high):
+            canvas.sticks(
+                [road.point(s, inner, z)], [road.point(s, outer, z)], [(width * 0.7, width * 0.7)], [steel], [c.POLE]
+            )
+        seen = canvas.view.pose.x < s
+        bright = canvas.light.ambient + 0.6 * canvas.light.sun
+        for d, half_width, half_height in signs:
+            centre = road.point(s - 0.3, d, 6.2)
+            shapes = [(_rectangle(half_width, half_height), back if seen else (125, 127, 128))]
+            if seen:
+                for row, share in ((0.45, 0.75), (0.0, 0.5), (-0.45, 0.65)):
+                    shapes.append((_rectangle(half_width * share, 0.1, 0.0, row * half_height), (225, 228, 230)))
+            for shape, tone in shapes:
+                points = centre + shape[:, :1] * np.array([0.0, 1.0, 0.0]) + shape[:, 1:] * _UP
+                canvas.polygon(points, tone, c.TRAFFIC_SIGN, bright)
+
+    return Thing(s - 0.2, s + 0.2, min(inner, outer), max(inner, outer), draw)
 
 
 def traffic_light(road: Road, s: float, d: float, lamp: int, facing: int, arm: float = 0.0) -> Thing:

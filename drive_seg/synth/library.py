@@ -10,7 +10,10 @@ from drive_seg.synth.canvas import Texture
 from drive_seg.synth.classes import derived_rng
 from drive_seg.synth.mesh import Mesh
 
-_KINDS = ("facade", "side", "roof", "wall", "fence", "tree", "bush", "hedge", "car", "truck", "bus", "train")
+_KINDS = (
+    *("facade", "side", "roof", "wall", "fence", "tree", "bush", "hedge", "car", "truck", "bus", "train"),
+    *("thicket", "barrier", "bank"),
+)
 _KEPT = 400
 
 
@@ -68,6 +71,16 @@ class Library:
 
     def hedge(self, variant: int) -> Texture:
         return self._get(("hedge", variant), lambda rng: foliage.hedge(rng, self.noise, self.palette))
+
+    def thicket(self, variant: int) -> Texture:
+        return self._get(("thicket", variant), lambda rng: foliage.thicket(rng, self.noise, self.palette))
+
+    def barrier(self, variant: int) -> Texture:
+        kind = ("concrete", "rail", "noise wall")[variant % 3]
+        return self._get(("barrier", variant), lambda rng: textures.barrier(rng, self.noise, kind))
+
+    def bank(self, variant: int) -> Texture:
+        return self._get(("bank", variant), lambda rng: textures.bank(rng, self.noise))
 
     def vehicle(self, kind: str, variant: int) -> tuple[Mesh, float, float]:
         """Return (mesh, length, width) of a "car", "truck", "bus" or "train"."""

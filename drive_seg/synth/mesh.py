@@ -21,7 +21,7 @@ class Mesh:
     starts: np.ndarray  # (polygons + 1,)
     colors: np.ndarray  # (polygons, 3) BGR albedo
     normals: np.ndarray  # (polygons, 3)
-    glow: np.ndarray  # (polygons,) 1 for lamps, which need no light
+    glow: np.ndarray  # (polygons,) 1 for lamps that are on, which need no light, 0.5 for those that are on in the dark
     detail: np.ndarray  # (polygons,) bool: left out when small
     owner: np.ndarray  # (polygons,)
     centres: np.ndarray  # (parts, 3)
@@ -44,7 +44,7 @@ class Mesh:
             visible &= ~self.detail
         normals = self.normals[:, :1] * forward + self.normals[:, 1:2] * left
         normals[:, 2] += self.normals[:, 2]
-        brightness = np.where(self.glow > 0, 1.0, canvas.light.facing(normals))
+        brightness = np.where(self.glow > (0.25 if canvas.light.dark else 0.75), 1.0, canvas.light.facing(normals))
         colors = canvas.light.shade(self.colors, brightness, distance)
         safe = cam[:, 2].min() > 0.5
         pixels = fixed_point(view.to_pixels(cam)) if safe else None
@@ -78,7 +78,7 @@ class MeshBuilder:
         """Start a part; later polygons belong to it."""
         self._centres.append(np.asarray(centre, np.float64))
 
-    def face(self, points, color, glow: bool = False, detail: bool = False) -> np.ndarray:
+    def face(self, points, color, glow: float = 0.0, detail: bool = False) -> np.ndarray:
         """Add a polygon (n, 3); returns its points."""
         points = np.asarray(points, np.float64)
         normal = np.cross(points[1] - points[0], points[2] - points[0])

@@ -55,20 +55,30 @@ class Road:
     parking: float  # width of the parking strip on both sides, 0 for none
     bends: tuple[Bend, ...]
     tram_rails: bool
+    median: float = 0.0  # width between the inner edge lines of two carriageways
+    green_median: bool = False  # terrain in the middle, 0.8 m from either edge line
+    shoulder: float = 0.0  # paved, beyond the outer edge line
+    kerbs: bool = True
+    ego_lane: int = 0
+
+    @property
+    def inner(self) -> float:
+        """|d| at which the driven lanes begin, m."""
+        return self.median / 2
 
     @property
     def drive_half(self) -> float:
-        """Half width of the driven lanes, m."""
-        return self.lanes * self.lane_width
+        """|d| at which the driven lanes end, m."""
+        return self.inner + self.lanes * self.lane_width
 
     @property
     def half(self) -> float:
-        """Half width of the carriageway with its parking strips, m."""
-        return self.drive_half + self.parking
+        """Half width of everything paved: lanes, parking strips, shoulders, m."""
+        return self.drive_half + self.parking + self.shoulder
 
     def lane_centre(self, lane: int, oncoming: bool = False) -> float:
         """d of the centre of a lane; lane 0 is the one next to the centre line."""
-        return (lane + 0.5) * self.lane_width * self.side * (-1 if oncoming else 1)
+        return (self.inner + (lane + 0.5) * self.lane_width) * self.side * (-1 if oncoming else 1)
 
     def centre(self, s: np.ndarray | float) -> np.ndarray | float:
         """World y of the centre line at s."""
@@ -135,4 +145,6 @@ class GroundTable:
             # The pavement's corners are cut off as a kerb's curve would.
             label[beside & (cross + (out - half) < 2.0) & (cross < 2.0)] = c.ROAD
         label[out < half] = c.ROAD
+        if self.road.green_median:
+            label[out < self.road.inner - 0.8] = c.TERRAIN
         return label

@@ -14,7 +14,7 @@ _BINS = 2048  # bearings of the silhouette
 class SkyLook:
     """Colours, clouds and silhouette of one drive."""
 
-    def __init__(self, rng: np.random.Generator, noise: np.ndarray, mood: str, town: float) -> None:
+    def __init__(self, rng: np.random.Generator, noise: np.ndarray, mood: str, town: float, wide: bool = False) -> None:
         self.noise = noise
         zenith, horizon = {
             "clear": ((205, 140, 85), (238, 218, 200)),
@@ -22,16 +22,47 @@ class SkyLook:
             "overcast": ((222, 218, 214), (244, 243, 242)),
             "low sun": ((200, 160, 120), (190, 222, 250)),
             "dusk": ((176, 152, 138), (238, 230, 232)),
+            "haze": ((196, 194, 192), (206, 206, 206)),
+            "night": ((26, 18, 12), (52, 48, 50)),
         }[mood]
-        if mood != "dusk" and rng.random() < 0.45:  # the camera exposes for the street and the sky burns out
+        if (
+            mood not in ("dusk", "night") and rng.random() < 0.45
+        ):  # the camera exposes for the street and the sky burns out
             zenith, horizon = (250, 248, 245), (255, 254, 252)
         self.zenith = np.array(zenith, np.float32) * rng.uniform(0.92, 1.08)
         self.horizon = np.minimum(np.array(horizon, np.float32) * rng.uniform(0.94, 1.04), 255)
-        self.cover = {"clear": 0.1, "cloudy": 0.75, "overcast": 0.4, "low sun": 0.5, "dusk": 0.7}[mood]
+        self.cover = {
+            "clear": 0.1,
+            "cloudy": 0.75,
+            "overcast": 0.4,
+            "low sun": 0.5,
+            "dusk": 0.7,
+            "haze": 0.0,
+            "night": 0.1,
+        }[mood]
         self.cloud = np.minimum(self.horizon * (1.12 if mood in ("clear", "cloudy", "low sun") else 0.86), 255)
         self.height, self.is_house = _silhouette(rng, town)
+        self.rough = 0.4  # contrast of the trees' grain
         self.tree_color = np.array([58, 82, 70], np.float32) * rng.uniform(0.8, 1.2)
         self.house_color = rng.uniform(95, 165) * np.array([0.97, 1.0, 1.04], np.float32)
+        if wide:
+            self._vary(rng, mood)
+
+    def _vary(self, rng: np.random.Generator, mood: str) -> None:
+        """Other tints, cover and hills than those of the town's sky."""
+        tint = np.exp(rng.normal(0.0, 0.03, 3)).astype(np.float32) * np.float32(rng.uniform(0.55, 1.1))
+        if mood == "haze":
+            self.zenith = self.zenith * tint
+            self.horizon = self.zenith * np.float32(rng.uniform(0.95, 1.05))
+        else:
+            self.zenith, self.horizon = self.zenith * tint, np.minimum(self.horizon * (0.5 + 0.5 * tint), 255)
+        if mood == "clear" and rng.random() < 0.5:
+            self.zenith = np.array([150, 95, 50], np.float32) * rng.uniform(0.7, 1.3)
+        self.cloud = np.minimum(self.horizon * rng.uniform(0.7, 1.2), 255)
+        self.cover *= rng.uniform(0.0, 1.6)
+        self.height = np.where(self.is_house, self.height, self.height * rng.choice([0.4, 1.0, 2.0, 3.5]))
+        self.rough = float(rng.uniform(0.05, 0.25))
+        self.tree_color = rng.uniform(30, 110) * np.array([0.85, 1.0, 0.95], np.float32) + rng.uniform(-12, 12, 3)
 
 
 def _silhouette(rng: np.random.Generator, town: float) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +149,7 @@ def _draw_silhouette(canvas: Canvas, look: SkyLook, bearing, lift, rows: int) ->
     house = look.is_house[index]
     albedo = (
         np.where(house[:, None], look.house_color, look.tree_color)[None]
-        * (1.0 + np.where(house[None, :], 0.1, 0.4) * grain)[..., None]
+        * (1.0 + np.where(house[None, :], 0.1, look.rough) * grain)[..., None]
     )
     light = canvas.light
     lit = albedo * (light.ambient + 0.4 * light.sun) * light.tint

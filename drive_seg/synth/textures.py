@@ -223,3 +223,46 @@ def fence(rng: np.random.Generator, noise: np.ndarray, kind: str) -> Texture:
     for at in (0, width // 2, width - 6):
         cv2.rectangle(picture, (at, 0), (at + 5, height), (*steel, 255), -1)
     return Texture(picture)
+
+
+def barrier(rng: np.random.Generator, noise: np.ndarray, kind: str) -> Texture:
+    """Barrier 64 x 256 texels: "concrete" or "noise wall" (closed), or "rail" on posts (see-through)."""
+    height, width = 64, 256
+    if kind == "rail":
+        picture = np.zeros((height, width, 4), np.uint8)
+        steel = rng.uniform(95, 185) * np.array([1.02, 1.0, 0.98])
+        for at in (12, width // 2 + 12):
+            cv2.rectangle(picture, (at, 8), (at + 6, height), (*(steel * 0.6).tolist(), 255), -1)
+        rows = np.array([1.0, 1.1, 0.9, 0.6, 0.5, 0.8, 1.1, 1.15, 0.9, 0.55])
+        for row, tone in zip(np.repeat(np.arange(10), 3), np.repeat(rows, 3), strict=True):
+            top = 2 + int(row) * 3
+            cv2.rectangle(picture, (0, top), (width, top + 2), (*(steel * tone).tolist(), 255), -1)
+        return Texture(picture)
+    tone = rng.uniform(95, 190) * np.array([0.97, 1.0, 1.02]) + rng.uniform(-8, 8, 3)
+    if kind == "noise wall":
+        tone = WALL_COLORS[rng.integers(len(WALL_COLORS))] * rng.uniform(0.8, 1.1)
+    picture = np.empty((height, width, 3), np.float32)
+    picture[:] = tone
+    picture *= (1.0 + 0.14 * _grain(noise, (height, width), rng))[..., None]
+    picture[:, :: int(rng.choice([32, 64, 128]))] *= 0.6
+    if kind == "noise wall":
+        picture[:: int(rng.choice([4, 8, 64]))] *= 0.8
+    else:
+        picture *= np.linspace(1.1, 0.8, height, dtype=np.float32)[:, None, None]
+        if rng.random() < 0.3:
+            picture[20:26] = (40, 180, 225)
+    return Texture(_opaque(picture))
+
+
+def bank(rng: np.random.Generator, noise: np.ndarray) -> Texture:
+    """Slope of grass, dry grass or soil, 128 x 256 texels, with tufts and stones."""
+    height, width = 128, 256
+    tones = np.array([(60, 105, 88), (95, 140, 160), (88, 118, 145), (70, 92, 90), (120, 150, 170)], np.float32)
+    picture = np.empty((height, width, 3), np.float32)
+    picture[:] = tones[rng.integers(len(tones))] * rng.uniform(0.75, 1.2)
+    picture *= (1.0 + rng.uniform(0.1, 0.35) * _grain(noise, (height, width), rng))[..., None]
+    for _ in range(int(rng.integers(0, 120))):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        dark = float(rng.uniform(0.4, 0.9))
+        picture[y : y + int(rng.integers(2, 7)), x : x + int(rng.integers(2, 9))] *= dark
+    return Texture(_opaque(picture))

@@ -187,9 +187,78 @@ def panel(
     return Thing(s0, s1, min(d, d + sign * thick), max(d, d + sign * thick), draw, base, 0.0 if see_through else height)
 
 
-def plant(road: Road, texture: Texture, s: float, d: float, width: float, height: float, tint: tuple) -> Thing:
-    """Tree, bush or shrub as a picture that turns to the camera."""
-    base = road.point(s, d)
+def screen(road: Road, texture: Texture, s0: float, s1: float, d: float, height: float, label: int) -> Thing:
+    """Upright cut-out picture along the road, such as the edge of a wood; labelled where it is opaque."""
+    a, b, up = road.point(s0, d), road.point(s1, d), _UP * height
+
+    def draw(canvas: Canvas) -> None:
+        bright = canvas.light.ambient + 0.6 * canvas.light.sun
+        canvas.textured_quad(a + up, b - a, -up, texture, label, bright, see_through="cut")
+
+    return Thing(s0, s1, d - 0.05, d + 0.05, draw, np.stack([a, b])[:, :2], height)
+
+
+def slope(road: Road, texture: Texture, s0: float, s1: float, d: float, reach: float, height: float) -> Thing:
+    """Bank (terrain) that rises from lateral d over `reach` metres outwards to `height`."""
+    sign = 1.0 if d > 0 else -1.0
+    a = road.point(s0, d)
+    e, f = road.point(s0, d + sign * reach, height), road.point(s1, d + sign * reach, height)
+    to_road = road.axes(s0)[1] * -sign
+    normal = (_UP * reach + to_road * height) / math.hypot(reach, height)
+
+    def draw(canvas: Canvas) -> None:
+        bright = float(canvas.light.facing(normal))
+        canvas.textured_quad(e, f - e, a - e, texture, c.TERRAIN, bright)
+
+    return Thing(s0, s1, min(d, d + sign * reach), max(d, d + sign * reach), draw)
+
+
+def bridge(road: Road, s: float, length: float, tone: float) -> Thing:
+    """Bridge over the road (building), `length` metres along it: deck, railing, piers beside the carriageways."""
+    low, high, reach = 5.2, 6.8, road.half + 35.0
+
+    def draw(canvas: Canvas) -> None:
+        light = canvas.light
+        bright = float(light.facing(np.array([-1.0, 0.0, 0.0])))
+        if canvas.view.pose.x > s - 1.5:
+            return
+        for side in (-1.0, 1.0):
+            for depth in (s + length, s):
+                d = side * (road.half + 3.0)
+                abutment = [(d, 0.0), (side * reach, 0.0), (side * reach, low), (d + side * 4.0, low)]
+                points = np.stack([road.point(depth, at, up) for at, up in abutment])
+                canvas.polygon(points, (tone * 0.8,) * 3, c.BUILDING, bright)
+        under = [(s, -reach), (s + length, -reach), (s + length, reach), (s, reach)]
+        canvas.polygon(
+            np.stack([road.point(s, d, low) + [at - s, 0, 0] for at, d in under]), (tone * 0.4,) * 3, c.BUILDING, bright
+        )
+        for bottom, top, shade in ((low, high, 1.0), (high - 0.25, high, 1.15)):
+            face = [
+                road.point(s, -reach, bottom),
+                road.point(s, reach, bottom),
+                road.point(s, reach, top),
+                road.point(s, -reach, top),
+            ]
+            canvas.polygon(np.stack(face), (tone * shade,) * 3, c.BUILDING, bright)
+
+    base = np.stack(
+        [road.point(s, -reach), road.point(s, reach), road.point(s + length, reach), road.point(s + length, -reach)]
+    )
+    return Thing(s, s + length, -reach, reach, draw, base[:, :2], 0.5)
+
+
+def plant(
+    road: Road,
+    texture: Texture,
+    s: float,
+    d: float,
+    width: float,
+    height: float,
+    tint: tuple,
+    base_height: float = 0.0,
+) -> Thing:
+    """Tree, bush or shrub as a picture that turns to the camera, `base_height` metres above the road."""
+    base = road.point(s, d, base_height)
     angles = [i * math.pi / 4 for i in range(8)]
     ring = np.array([[round(math.cos(t), 9), round(math.sin(t), 9)] for t in angles]) * width * 0.36 + base[:2]
 

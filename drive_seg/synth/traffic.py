@@ -21,7 +21,7 @@ _COLORS = [(40, 40, 170), (160, 90, 30), (45, 45, 48), (165, 168, 170), (60, 130
 class Traffic:
     """Everything that moves, as a function of time in seconds."""
 
-    def __init__(self, seed: int, world: World) -> None:
+    def __init__(self, seed: int, world: World, jam: bool = False) -> None:
         rng = derived_rng(seed, 10)
         self._seed, self._world, self._road = seed, world, world.road
         self.speed = float(rng.uniform(6.5, 9.5))
@@ -31,6 +31,13 @@ class Traffic:
         if world.road.tram_rails:
             kinds[0] = "train"
         self._order = [kinds[i] for i in rng.permutation(len(kinds))]
+        self._jam = jam
+        self._busy = 1.0 if not world.wide else float(np.exp(rng.uniform(-0.7, 1.2)))
+        if jam:
+            self.speed, self._oncoming_speed = float(rng.uniform(1.6, 3.5)), float(rng.uniform(0.5, 9.0))
+        elif not world.in_town:
+            low, high = (19.0, 34.0) if world.base_theme == "highway" else (9.0, 24.0)
+            self.speed, self._oncoming_speed = (float(rng.uniform(low, high)) for _ in range(2))
         self._crowd = {"canyon": 3.2, "suburb": 1.0, "avenue": 1.8, "open": 0.6}
 
     def travelled(self, t: float) -> float:
@@ -44,13 +51,16 @@ class Traffic:
         speed = self.speed + 3.0 / 17.0 * float(wave_slope(t / 17.0 + self._sway[0]))
         weave = 0.18 * float(wave(t / 11.0 + self._sway[1]))
         drift = 0.18 / 11.0 * float(wave_slope(t / 11.0 + self._sway[1])) / max(speed, 1.0)
-        y = float(road.centre(s)) + road.lane_centre(0) + weave
+        y = float(road.centre(s)) + road.lane_centre(road.ego_lane) + weave
         yaw = round(math.atan(float(road.slope(s)) + drift), 10)
         return EgoPose(s, y, yaw, speed)
 
     def things(self, t: float, chunks: list[Chunk]) -> list[Thing]:
         """All moving things near the ego car at time t."""
         ego = self.travelled(t)
+        if self._jam or not self._world.in_town:
+            made = self._queues(t, ego) if self._jam else self._open_lanes(t, ego)
+            return made + [thing for chunk in chunks for thing in self._walkers(t, chunk)]
         made = self._stream(t, ego, 20, self._road.lane_centre(0, True), -self._oncoming_speed, self._order)
         if self._road.lanes > 1:
             order = ["car", "none", "car", "none", "truck", "car", "none", "car", "none", "car", "none"]
@@ -79,6 +89,51 @@ class Traffic:
             made.append(self._vehicle(rng, kind, s, d, 1 if speed > 0 else -1, t))
         return made
 
+    def _open_lanes(self, t: float, ego: float) -> list[Thing]:
+        """Free traffic out of town: streams in all lanes, cyclists and motorcycles on country roads."""
+        road, made = self._road, self._leader(t, ego)
+        order = ["car", "none", "car", "truck", "none", "car", "car", "none", "car", "truck", "none"]
+        for lane in range(road.lanes):
+            rng = derived_rng(self._seed, 30, lane)
+            speed = self.speed + float(rng.uniform(-4.0, 6.0))
+            turned = [order[i] for i in rng.permutation(len(order))]
+            made += self._stream(t, ego, 31 + lane, road.lane_centre(lane, True), -self._oncoming_speed, turned)
+            if lane != road.ego_lane:
+                made += self._stream(t, ego, 41 + lane, road.lane_centre(lane), speed, turned)
+        if road.lanes == 1:
+            rare = ["bicycle", "none", "none", "none", "motorcycle", "none", "bicycle"]
+            made += self._stream(t, ego, 51, (road.drive_half - 0.4) * road.side, self.speed * 0.4, rare)
+        return made
+
+    def _queues(self, t: float, ego: float) -> list[Thing]:
+        """A jam: all lanes of the own direction closed up, the other direction closed up or moving."""
+        road, made = self._road, []
+        for lane in range(road.lanes):
+            if lane == road.ego_lane:
+                made += self._queue(ego, ego, 60 + lane, road.lane_centre(lane), 0.0, 1, own=True)
+            else:
+                speed = float(derived_rng(self._seed, 61, lane).uniform(0.0, 4.0))
+                made += self._queue(ego, speed * t, 62 + lane, road.lane_centre(lane), speed, 1)
+            back = -self._oncoming_speed * t
+            made += self._queue(ego, back, 72 + lane, road.lane_centre(lane, True), -self._oncoming_speed, -1)
+        return made
+
+    def _queue(self, ego: float, offset: float, key: int, d: float, speed: float, turn: int, own=False) -> list[Thing]:
+        """Vehicles bumper to bumper, gaps longer at speed; `offset` moves them, `own` keeps off the ego car."""
+        rng = derived_rng(self._seed, key)
+        made, rows, at = [], [], 0.0
+        while at < 200.0:
+            kind = str(rng.choice(["car", "truck", "bus", "motorcycle"], p=[0.76, 0.16, 0.05, 0.03]))
+            variant = int(rng.integers({"car": 40, "truck": 12, "bus": 8, "motorcycle": 1}[kind]))
+            length = 2.2 if kind == "motorcycle" else self._world.library.vehicle(kind, variant)[1]
+            gap = float(rng.uniform(1.5, 5.0)) + abs(speed) * float(rng.uniform(0.6, 1.8))
+            rows.append((at + gap + length / 2, kind, variant))
+            at += gap + length
+        for place, kind, variant in rows:
+            ahead = place + 2.5 if own else (place + offset - ego + _BEHIND) % at - _BEHIND
+            made.append(self._vehicle(rng, kind, ego + ahead, d, turn, 0.0, variant))
+        return made
+
     def _leader(self, t: float, ego: float) -> list[Thing]:
         """A vehicle ahead in the ego lane that comes closer and pulls away again."""
         number, part = divmod(t / 32.0 + float(self._sway[2]), 1.0)
@@ -87,15 +142,21 @@ class Traffic:
             return []
         near = float(rng.uniform(9.0, 22.0))
         kind = str(rng.choice(["truck", "bus", *["car"] * 12]))
+        if not self._world.in_town:
+            near, kind = (
+                float(rng.uniform(7.0, 45.0)),
+                str(rng.choice(["truck", "truck", "car", "car", "car", "car", "bus"])),
+            )
         length = 7.0 if kind != "car" else 2.0
         s = ego + near + length + 4.0 * 95.0 * (part - 0.5) ** 2
-        return [self._vehicle(rng, kind, s, self._road.lane_centre(0), 1, t)]
+        return [self._vehicle(rng, kind, s, self._road.lane_centre(self._road.ego_lane), 1, t)]
 
-    def _vehicle(self, rng, kind: str, s: float, d: float, turn: int, t: float) -> Thing:
+    def _vehicle(self, rng, kind: str, s: float, d: float, turn: int, t: float, variant: int | None = None) -> Thing:
         road = self._road
         if kind not in ("bicycle", "motorcycle"):
             variants = {"car": 40, "truck": 12, "bus": 8, "train": 3}[kind]
-            mesh, length, width = self._world.library.vehicle(kind, int(rng.integers(variants)))
+            variant = int(rng.integers(variants)) if variant is None else variant
+            mesh, length, width = self._world.library.vehicle(kind, variant)
             return placed(s, d, (length, width), 1.3, road, turn, mesh.draw)
         look, color = people.clothes(rng), _COLORS[rng.integers(len(_COLORS))]
 
@@ -117,7 +178,7 @@ class Traffic:
             rng = derived_rng(self._seed, 25, chunk.index, side)
             if section.walk <= 0:
                 continue
-            for _ in range(int(rng.poisson(self._crowd[chunk.theme]))):
+            for _ in range(int(rng.poisson(self._crowd[chunk.theme] * self._busy))):
                 pace = float(rng.uniform(0.9, 1.6)) * (1 if rng.random() < 0.5 else -1)
                 if rng.random() < 0.18:
                     pace = 0.0

@@ -20,8 +20,8 @@ def _big_ends(m: MeshBuilder, faces, glass_low: float, plate: bool = True) -> No
     m.inset(front, 0.06, 0.94, glass_low, 0.90, GLASS, detail=False)
     m.inset(front, 0.08, 0.92, 0.72, 0.88, (130, 122, 112))
     for u in (0.04, 0.80):
-        m.inset(front, u, u + 0.16, 0.08, 0.15, WHITE_LAMP)
-        m.inset(back, u, u + 0.16, 0.08, 0.16, RED_LAMP)
+        m.inset(front, u, u + 0.16, 0.08, 0.15, WHITE_LAMP, glow=0.5)
+        m.inset(back, u, u + 0.16, 0.08, 0.16, RED_LAMP, glow=0.5)
     if plate:
         m.inset(back, 0.38, 0.62, 0.06, 0.10, PLATES[0])
 
@@ -38,7 +38,7 @@ def truck(rng: np.random.Generator) -> tuple[Mesh, float, float]:
     m.part((0, 0, 0.6))
     frame = m.box(-h, h, width * 0.86, 0.35, 0.95, (42, 42, 44))
     for u in (0.02, 0.84):
-        m.inset(frame["back"], u, u + 0.14, 0.3, 0.7, RED_LAMP)
+        m.inset(frame["back"], u, u + 0.14, 0.3, 0.7, RED_LAMP, glow=0.5)
     m.inset(frame["back"], 0.2, 0.8, 0.1, 0.35, (60, 150, 200))
     for side in (1, -1):
         for at in (h - 1.1, -h + 1.1, -h + 2.3)[: 2 if small else 3]:
@@ -104,7 +104,7 @@ def bus(rng: np.random.Generator) -> tuple[Mesh, float, float]:
         0.52 if double else 0.92,
         0.56 if double else 0.96,
         (60, 190, 240),
-        glow=True,
+        glow=1.0,
     )
     m.inset(faces["back"], 0.12, 0.88, decks[-1][0] + 0.08, decks[-1][1], GLASS, detail=False)
     m.inset(faces["back"], 0.2, 0.8, 0.18, 0.34, paint * 0.5)
@@ -132,5 +132,5 @@ def tram(rng: np.random.Generator) -> tuple[Mesh, float, float]:
             _big_ends(m, faces, 0.40, plate=False)
             end = faces["front" if i > 0 else "back"]
             m.inset(end, 0.08, 0.92, 0.42, 0.88, GLASS, detail=False)
-            m.inset(end, 0.28, 0.72, 0.90, 0.97, (50, 180, 235), glow=True)
+            m.inset(end, 0.28, 0.72, 0.90, 0.97, (50, 180, 235), glow=1.0)
     return m.build(), 3 * each + 1.0, width

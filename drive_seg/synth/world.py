@@ -7,9 +7,11 @@ import numpy as np
 from drive_seg.synth import classes as c
 from drive_seg.synth import furniture, things
 from drive_seg.synth.classes import derived_rng
+from drive_seg.synth.countryside import OUTSIDE, Countryside, Layout, out_of_town_road
 from drive_seg.synth.library import Library
 from drive_seg.synth.road import CHUNK, Bend, GroundTable, Junction, Road, Section
 from drive_seg.synth.roadside import Roadside
+from drive_seg.synth.scene import Scene
 from drive_seg.synth.things import Thing
 
 THEMES = ("canyon", "suburb", "avenue", "open")
@@ -33,12 +35,15 @@ class Chunk:
 class World:
     """Everything that does not move, endless along the road in both directions."""
 
-    def __init__(self, seed: int, library: Library) -> None:
+    def __init__(self, seed: int, library: Library, scene: Scene) -> None:
         rng = derived_rng(seed, 1)
         self._seed = seed
+        self.wide = scene.wide
         self.library = library
-        self.base_theme = THEMES[int(rng.choice(4, p=[0.36, 0.24, 0.22, 0.18]))]
-        self.road = _road(rng, self.base_theme)
+        self.in_town = scene.road == "street"
+        self.base_theme = THEMES[int(rng.choice(4, p=[0.36, 0.24, 0.22, 0.18]))] if self.in_town else scene.road
+        self.road = _road(rng, self.base_theme) if self.in_town else out_of_town_road(rng, scene.road)
+        self.layout = None if self.in_town else Layout.draw(rng, scene.road)
         self.phases = rng.integers(0, 1 << 16, 8)
         self.pole_color = tuple((rng.uniform(70, 150) * np.array([1.0, 1.01, 1.0])).tolist())
         self._chunks: dict[int, Chunk] = {}
@@ -77,6 +82,8 @@ class World:
 
     def _theme(self, index: int) -> str:
         rng = derived_rng(self._seed, 2, index // 3)
+        if not self.in_town:
+            return OUTSIDE[int(rng.choice(3, p=[0.34, 0.33, 0.33]))]
         return self.base_theme if rng.random() < 0.62 else THEMES[int(rng.integers(4))]
 
     def _plan(self, index: int) -> tuple[str, tuple[Section, Section], Junction | None]:
@@ -89,7 +96,10 @@ class World:
     def _new_plan(self, index: int) -> tuple[str, tuple[Section, Section], Junction | None]:
         rng = derived_rng(self._seed, 3, index)
         theme = self._theme(index)
-        right, left = (_section(derived_rng(self._seed, 4, index // 3, side), theme) for side in (0, 1))
+        if not self.in_town:
+            right, left = (Section(float(rng.uniform(0.5, 4.0)), 0.0, c.TERRAIN) for _ in range(2))
+            return theme, (right, left), None
+        right, left = (_section(derived_rng(self._seed, 4, index // 3, side), theme, self.wide) for side in (0, 1))
         if theme == "canyon" and self.due(index, _PARK_EVERY, 1):
             park = Section(0.0, right.walk, c.TERRAIN, park=True)
             right, left = (park, left) if rng.random() < 0.5 else (right, park)
@@ -108,7 +118,10 @@ class World:
         made: list[Thing] = []
         for side, section in zip((-1, 1), sections, strict=True):
             rng = derived_rng(self._seed, 5, index, side)
-            made += Roadside(self, rng, index, theme, side, section, junction).things()
+            if self.in_town:
+                made += Roadside(self, rng, index, theme, side, section, junction).things()
+            else:
+                made += Countryside(self, rng, index, theme, side, section).things()
         if junction:
             made += self._signals(derived_rng(self._seed, 6, index), junction, sections)
         return Chunk(index, theme, sections, junction, tuple(made))
@@ -167,7 +180,9 @@ def _road(rng: np.random.Generator, theme: str) -> Road:
     )
 
 
-def _section(rng: np.random.Generator, theme: str) -> Section:
+def _section(rng: np.random.Generator, theme: str, wide: bool) -> Section:
+    if wide and theme != "canyon" and rng.random() < 0.35:  # no pavement
+        return Section(float(rng.uniform(0.0, 3.0)), 0.0, int(rng.choice([c.TERRAIN, c.TERRAIN, c.SIDEWALK])))
     if theme == "canyon":
         return Section(0.0, float(rng.uniform(3.2, 5.5)), c.SIDEWALK)
     if theme == "suburb":

@@ -150,6 +150,7 @@ def test_size_is_only_the_resolution():
         ({"size": (15, 100)}, "size"),
         ({"fps": 0}, "fps"),
         ({"fps": float("nan")}, "fps"),
+        ({"variety": "narrow"}, "street, wide, not 'narrow'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, word):

@@ -17,16 +17,17 @@ FRAMES_KEPT = 512
 
 
 class SynthSet:
-    """Frames of several synthetic drives (19 classes, no void).
+    """Frames of several synthetic drives (19 classes; void is the own bonnet of the variety "wide" alone).
 
     Args:
         seeds: one drive each, as [first, last + 1].
         frames: how many frames of each drive.
         step: every step-th frame is taken, since neighbours look alike.
         size: (width, height) in pixels.
+        variety: "street" or "wide", see :class:`drive_seg.synth.SynthDrive`.
 
     Raises:
-        ValueError: if there would be no frame.
+        ValueError: if there would be no frame, or the variety is unknown.
     """
 
     label_map = CITYSCAPES19
@@ -34,9 +35,19 @@ class SynthSet:
     reads_in_parallel = False
     problems: tuple[Fault, ...] = ()
 
-    def __init__(self, seeds: tuple[int, int], frames: int, step: int = 10, size: tuple[int, int] = (640, 360)) -> None:
+    def __init__(
+        self,
+        seeds: tuple[int, int],
+        frames: int,
+        step: int = 10,
+        size: tuple[int, int] = (640, 360),
+        variety: str = "street",
+    ) -> None:
+        from drive_seg.synth.scene import check_variety
+
+        check_variety(variety)
         self._seeds = range(*seeds)
-        self._frames, self._step, self._size = frames, step, tuple(size)
+        self._frames, self._step, self._size, self._variety = frames, step, tuple(size), variety
         if len(self) < 1:
             raise ValueError(f"seeds {tuple(seeds)} with {frames} frames each hold no frame")
 
@@ -49,24 +60,26 @@ class SynthSet:
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 BGR [H, W, 3] and label uint8 [H, W] of sample i."""
-        return _render(self._size, *self._place(i))
+        return _render(self._size, self._variety, *self._place(i))
 
     def fingerprint(self) -> str:
         """A hash of the arguments: they decide every pixel."""
-        return hashlib.sha256(repr((self._seeds, self._frames, self._step, self._size)).encode()).hexdigest()
+        return hashlib.sha256(
+            repr((self._seeds, self._frames, self._step, self._size, self._variety)).encode()
+        ).hexdigest()
 
     def _place(self, i: int) -> tuple[int, int]:
         return self._seeds[i // self._frames], (i % self._frames) * self._step
 
 
 @lru_cache(maxsize=FRAMES_KEPT)
-def _render(size: tuple[int, int], seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    frame = _drive(size, seed).frame(number)
+def _render(size: tuple[int, int], variety: str, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    frame = _drive(size, variety, seed).frame(number)
     return frame.image, frame.label
 
 
 @lru_cache(maxsize=1)  # worlds are read one after the other
-def _drive(size: tuple[int, int], seed: int) -> Any:
+def _drive(size: tuple[int, int], variety: str, seed: int) -> Any:
     from drive_seg.synth import SynthDrive
 
-    return SynthDrive(seed=seed, size=size)
+    return SynthDrive(seed=seed, size=size, variety=variety)

@@ -29,3 +29,15 @@ def test_frames_are_rendered_once_whoever_reads_them(rendered):
         assert np.array_equal(image, exact.image) and np.array_equal(label, exact.label)
     larger = open_dataset("synth", **{**arguments, "size": (96, 64)})
     assert larger.read(0)[0].shape == (64, 96, 3), "another size is another frame"
+
+
+def test_variety_is_part_of_the_set():
+    arguments = {"seeds": (5, 6), "frames": 1, "size": (64, 40)}
+    street, wide = (open_dataset("synth", **arguments, variety=variety) for variety in ("street", "wide"))
+    assert not np.array_equal(street.read(0)[0], wide.read(0)[0])
+    exact = SynthDrive(5, (64, 40), variety="wide").frame(0)
+    assert np.array_equal(wide.read(0)[0], exact.image) and np.array_equal(wide.read(0)[1], exact.label)
+    assert street.fingerprint() != wide.fingerprint()
+    assert street.fingerprint() == open_dataset("synth", **arguments).fingerprint()
+    with pytest.raises(ValueError, match="variety must be one of street, wide, not 'all'"):
+        open_dataset("synth", **arguments, variety="all")
