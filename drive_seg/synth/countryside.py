@@ -227,6 +227,6 @@ class Countryside:
         world, road = self.world, self.road
         if self.layout.gantries and world.due(self.index, 7, 1):
             self.made.append(furniture.gantry(road, self.start + 8.0, self.rng))
-        if self.layout.bridges and world.due(self.index, 11, 2):
+        if self.layout.bridges and world.due(self.index, 17, 2):
             tone = float(self.rng.uniform(95, 185))
             self.made.append(things.bridge(road, self.start + 14.0, float(self.rng.uniform(6, 14)), tone))

@@ -12,6 +12,7 @@ from drive_seg.synth.depth import far_to_near, in_view
 from drive_seg.synth.ground import GroundLook, draw_ground, draw_reflections
 from drive_seg.synth.library import Library
 from drive_seg.synth.look import Lens
+from drive_seg.synth.relief import draw_with_relief
 from drive_seg.synth.scene import check_variety, draw_scene
 from drive_seg.synth.sky import SkyLook, draw_sky
 from drive_seg.synth.traffic import Traffic
@@ -71,7 +72,7 @@ class SynthDrive:
         self.seed, self.size, self.fps = int(seed), (int(width), int(height)), float(fps)
         self._scene = scene = draw_scene(derived_rng(self.seed, 0), self.size, variety)
         self.camera = scene.camera
-        library = Library(self.seed, scene.season)
+        library = Library(self.seed, scene.season, scene.wide)
         self._world = World(self.seed, library, scene)
         self._traffic = Traffic(self.seed, self._world, scene.jam)
         self._ground = GroundLook(derived_rng(self.seed, 11), library.noise, scene.dry, scene.wide, scene.road)
@@ -91,7 +92,10 @@ class SynthDrive:
         draw_sky(canvas, self._sky, seconds * 0.6)
         draw_ground(canvas, self._table(pose), self._ground, shadows)
         for thing in far_to_near(in_view(made, canvas.view, self._world.road), *here):
-            thing.draw(canvas)
+            if self._scene.wide:
+                draw_with_relief(canvas, thing, self._world.library.noise)
+            else:
+                thing.draw(canvas)
         if self._scene.wet:
             draw_reflections(canvas, self._scene.wet)
         if self._scene.bonnet:

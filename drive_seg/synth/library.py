@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from drive_seg.synth import cars, foliage, textures, vehicles
+from drive_seg.synth import bodies, cars, foliage, textures, vehicles
 from drive_seg.synth.canvas import Texture
 from drive_seg.synth.classes import derived_rng
 from drive_seg.synth.mesh import Mesh
@@ -20,8 +20,9 @@ _KEPT = 400
 class Library:
     """Textures and meshes by name and variant; each depends on (seed, name, variant) alone."""
 
-    def __init__(self, seed: int, season: str) -> None:
+    def __init__(self, seed: int, season: str, wide: bool = False) -> None:
         self._seed = seed
+        self._wide = wide
         self._kept: dict[Hashable, Any] = {}
         self.palette = foliage.AUTUMN if season == "autumn" else foliage.GREENS
         self.trees = (
@@ -84,5 +85,11 @@ class Library:
 
     def vehicle(self, kind: str, variant: int) -> tuple[Mesh, float, float]:
         """Return (mesh, length, width) of a "car", "truck", "bus" or "train"."""
-        make = {"car": cars.car, "truck": vehicles.truck, "bus": vehicles.bus, "train": vehicles.tram}[kind]
+        modern = self._wide and variant % 4 != 0
+        make = {
+            "car": bodies.modern_car if modern else cars.car,
+            "truck": vehicles.lorry if modern else vehicles.truck,
+            "bus": vehicles.bus,
+            "train": vehicles.tram,
+        }[kind]
         return self._get((kind, variant), make)

@@ -12,7 +12,7 @@ from drive_seg.synth.classes import derived_rng
 from drive_seg.synth.road import wave
 
 _MOODS = ("clear", "cloudy", "overcast", "low sun", "dusk")
-_WIDE_SHARES = (0.30, 0.16, 0.14, 0.14, 0.08, 0.06, 0.12)
+_WIDE_SHARES = (0.34, 0.17, 0.14, 0.13, 0.07, 0.05, 0.10)
 
 
 def season(rng: np.random.Generator) -> str:

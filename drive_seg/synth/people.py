@@ -1,7 +1,7 @@
 """Pedestrians, bicycles, motorcycles and their riders, built of tapered sticks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -37,6 +37,9 @@ class Clothes:
     hair: tuple
     height: float  # m
     bag: bool
+    stout: float = 1.0  # factor on widths
+    hem: float = 0.0  # of a coat or skirt, m below the hip, 0 for none
+    hat: bool = False
 
 
 def clothes(rng: np.random.Generator) -> Clothes:
@@ -49,6 +52,22 @@ def clothes(rng: np.random.Generator) -> Clothes:
         hair=_HAIR[rng.integers(len(_HAIR))],
         height=float(rng.uniform(1.5, 1.9) if rng.random() < 0.88 else rng.uniform(1.0, 1.35)),
         bag=bool(rng.random() < 0.3),
+    )
+
+
+def varied_clothes(rng: np.random.Generator) -> Clothes:
+    """Draw as `clothes` does, but of any colour, with coats, skirts, hats, and people of any build."""
+    look = clothes(rng)
+    colors = {}
+    for part, share in (("top", 0.5), ("legs", 0.3)):
+        if rng.random() < share:
+            colors[part] = tuple(np.clip(rng.uniform(15, 215) + rng.normal(0, 40, 3), 8, 245).tolist())
+    return replace(
+        look,
+        **colors,
+        stout=float(rng.uniform(0.85, 1.35)),
+        hem=float(rng.choice([0.0, rng.uniform(0.1, 0.5)])),
+        hat=bool(rng.random() < 0.2),
     )
 
 
@@ -89,7 +108,7 @@ def _dim(color, factor: float) -> tuple:
 
 def draw_person(canvas: Canvas, origin, forward, left, look: Clothes, phase: float, walking: bool) -> None:
     """Draw a pedestrian standing on `origin` (3,); `phase` is the walk in periods."""
-    at, k = _Frame(origin, forward, left), look.height / 1.75
+    at, k, broad = _Frame(origin, forward, left), look.height / 1.75, look.stout * look.height / 1.75
     swing = 0.0 if not walking else round(math.sin(2 * math.pi * phase), 9)
     sticks = _Sticks()
     hip, neck = 0.90 * k, 1.45 * k
@@ -105,8 +124,13 @@ def draw_person(canvas: Canvas, origin, forward, left, look: Clothes, phase: flo
         sticks.add(foot, at(0.34 * step + 0.16, 0.09 * side * k, 0.04 + lift), 0.05, 0.04, (30, 30, 34), c.PERSON)
         if side == far:
             _arm(sticks, at, side, -step, k, look, 0.8)
-            sticks.add(at(0, 0, hip - 0.04), at(0.02, 0, neck - 0.12 * k), 0.15 * k, 0.20 * k, look.top, c.PERSON)
-            sticks.add(at(0.02, 0, neck - 0.14 * k), at(0.02, 0, neck), 0.20 * k, 0.08 * k, look.top, c.PERSON)
+            sticks.add(
+                at(0, 0, hip - 0.04), at(0.02, 0, neck - 0.12 * k), 0.15 * broad, 0.20 * broad, look.top, c.PERSON
+            )
+            sticks.add(at(0.02, 0, neck - 0.14 * k), at(0.02, 0, neck), 0.20 * broad, 0.08 * k, look.top, c.PERSON)
+            if look.hem:
+                hem = at(0.0, 0, hip - look.hem * k)
+                sticks.add(at(0.02, 0, neck - 0.3 * k), hem, 0.17 * broad, 0.22 * broad, look.top, c.PERSON)
             if look.bag:
                 sticks.add(at(-0.18, 0, 1.02 * k), at(-0.18, 0, 1.35 * k), 0.12, 0.11, _dim(look.legs, 0.7), c.PERSON)
             sticks.add(at(0.02, 0, neck - 0.03), at(0.03, 0, neck + 0.1 * k), 0.055, 0.055, look.skin, c.PERSON)
@@ -114,6 +138,8 @@ def draw_person(canvas: Canvas, origin, forward, left, look: Clothes, phase: flo
     sticks.draw(canvas, _side_brightness(canvas))
     canvas.ball(at(0.04, 0, neck + 0.17 * k), 0.10 * k, look.skin, c.PERSON, 1.25)
     canvas.ball(at(0.0, 0, neck + 0.215 * k), 0.105 * k, look.hair, c.PERSON, 0.85)
+    if look.hat:
+        canvas.ball(at(0.02, 0, neck + 0.25 * k), 0.14 * k, look.legs, c.PERSON, 0.55)
 
 
 def _arm(sticks: _Sticks, at: _Frame, side: int, step: float, k: float, look: Clothes, tone: float) -> None:

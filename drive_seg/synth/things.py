@@ -29,6 +29,7 @@ class Thing:
     draw: Callable[[Canvas], None]
     outline: np.ndarray | None = field(default=None, compare=False)
     height: float = 0.0
+    relief: float = 0.0  # how uneven the light on it may be, 0 to 1
 
     def shadow(self, light: Light) -> np.ndarray | None:
         """Ground polygon (n, 3) that the thing darkens, or None."""
@@ -71,6 +72,7 @@ def placed(
         lambda canvas: draw(canvas, origin, forward, left),
         outline(origin, forward, left, length, width),
         height,
+        1.0,
     )
 
 

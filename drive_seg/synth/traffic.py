@@ -38,6 +38,7 @@ class Traffic:
         elif not world.in_town:
             low, high = (19.0, 34.0) if world.base_theme == "highway" else (9.0, 24.0)
             self.speed, self._oncoming_speed = (float(rng.uniform(low, high)) for _ in range(2))
+        self._clothes = people.varied_clothes if world.wide else people.clothes
         self._crowd = {"canyon": 3.2, "suburb": 1.0, "avenue": 1.8, "open": 0.6}
 
     def travelled(self, t: float) -> float:
@@ -70,6 +71,9 @@ class Traffic:
         edge = (self._road.drive_half - 0.5) * self._road.side
         if self._road.lanes == 1:
             made += self._stream(t, ego, 23, edge, self.speed * 0.45, order)
+        if self._world.wide:
+            made += self._stream(t, ego, 27, edge, self.speed * 0.6, ["bicycle", "none", "bicycle", "none"])
+            made += self._stream(t, ego, 28, -edge, -4.5, ["bicycle", "none", "none", "motorcycle"])
         made += self._leader(t, ego)
         for chunk in chunks:
             made += self._walkers(t, chunk)
@@ -158,7 +162,7 @@ class Traffic:
             variant = int(rng.integers(variants)) if variant is None else variant
             mesh, length, width = self._world.library.vehicle(kind, variant)
             return placed(s, d, (length, width), 1.3, road, turn, mesh.draw)
-        look, color = people.clothes(rng), _COLORS[rng.integers(len(_COLORS))]
+        look, color = self._clothes(rng), _COLORS[rng.integers(len(_COLORS))]
 
         def ride(canvas, origin, forward, left) -> None:
             if kind == "bicycle":
@@ -184,7 +188,7 @@ class Traffic:
                     pace = 0.0
                 at = chunk.index * CHUNK + float(rng.uniform(0, CHUNK)) + pace * (t - passing)
                 out = self._road.half + section.verge + float(rng.uniform(0.9, max(section.walk - 0.4, 1.0)))
-                look = people.clothes(rng)
+                look = self._clothes(rng)
                 turn = float(rng.uniform(-1, 1))
                 made.append(self._walker(rng, look, at, side * out, pace, t, turn))
         if chunk.junction:
@@ -208,6 +212,7 @@ class Traffic:
             lambda canvas: people.draw_person(canvas, origin, forward, left, look, phase, walking),
             things.outline(origin, forward, left, 0.4, 0.5),
             1.1,
+            0.7,
         )
 
     def _crossers(self, t: float, chunk: Chunk) -> list[Thing]:
@@ -224,5 +229,5 @@ class Traffic:
             forward = np.array([0.0, math.copysign(1.0, pace), 0.0])
             left = np.array([-forward[1], 0.0, 0.0])
             origin = road.point(s, d)
-            made.append(self._person(rng, people.clothes(rng), origin, s, d, forward, left, pace if moving else 0.0, t))
+            made.append(self._person(rng, self._clothes(rng), origin, s, d, forward, left, pace if moving else 0.0, t))
         return made

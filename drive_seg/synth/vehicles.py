@@ -73,6 +73,78 @@ def truck(rng: np.random.Generator) -> tuple[Mesh, float, float]:
     return m.build(), length, width
 
 
+def lorry(rng: np.random.Generator) -> tuple[Mesh, float, float]:
+    """Return (mesh, length, width) of a tanker or a lorry with a marked tail, as one stands behind in a jam."""
+    m = MeshBuilder(c.TRUCK)
+    length, width, high = float(rng.uniform(8.0, 12.5)), float(rng.uniform(2.2, 2.55)), float(rng.uniform(2.8, 4.0))
+    h, cab = length / 2, 2.1
+    paint = np.clip(np.array(PAINTS[rng.integers(len(PAINTS))]) * 1.1, 25, 230)
+    load = np.clip(rng.uniform(40, 225) + rng.normal(0, 35, 3) * rng.choice([0.3, 1.0]), 15, 235)
+    m.part((0, 0, 0.6))
+    frame = m.box(-h, h, width * 0.9, 0.40, 1.05, (44, 44, 46))
+    for u in (0.02, 0.80):
+        m.inset(frame["back"], u, u + 0.18, 0.25, 0.75, RED_LAMP, glow=0.5)
+    m.inset(frame["back"], 0.38, 0.62, 0.30, 0.70, PLATES[0])
+    for side in (1, -1):
+        for at in (h - 1.2, -h + 1.0, -h + 2.2):
+            m.wheel(at, side * (width / 2 - 0.02), 0.5)
+        for at in (-h + 0.5, -h + 1.5):
+            flap = [(at, side * width * q, z) for q, z in ((0.5, 0.0), (0.28, 0.0), (0.28, 0.95), (0.5, 0.95))]
+            m.face(flap, (20, 20, 22))
+    m.part((h - cab / 2, 0, 1.7))
+    faces = m.box(h - cab, h, width, 0.55, min(high, 3.2), paint)
+    _big_ends(m, faces, 0.48, plate=False)
+    for side in ("left", "right"):
+        m.inset(faces[side], 0.30, 0.90, 0.50, 0.85, GLASS, detail=False)
+    m.part((-cab / 2, 0, 2.2))
+    if rng.random() < 0.4:
+        _tank(m, -h, h - cab - 0.3, width / 2, load)
+        return m.build(), length, width
+    faces = m.box(-h, h - cab - 0.2, width, 1.0, high, load)
+    _tail(m, rng, faces["back"], load)
+    for side in ("left", "right"):
+        u, v = rng.uniform(0.05, 0.5), rng.uniform(0.3, 0.7)
+        m.inset(faces[side], u, u + 0.4, v - 0.15, v + 0.15, np.clip(255 - load, 25, 230))
+    return m.build(), length, width
+
+
+def _tank(m: MeshBuilder, l0: float, l1: float, radius: float, paint) -> None:
+    """A lying drum from l0 to l1."""
+    angles = np.arange(14) * (2 * np.pi / 14)
+    ring = np.stack(
+        [np.round(np.cos(angles), 9) * radius, np.round(np.sin(angles), 9) * radius * 0.9 + 1.0 + radius * 0.9], 1
+    )
+    for i in range(14):
+        (a, z0), (b, z1) = ring[i], ring[(i + 1) % 14]
+        m.face([(l0, a, z0), (l0, b, z1), (l1, b, z1), (l1, a, z0)], paint)
+    for end in (l0, l1):
+        m.face([(end, y, z) for y, z in ring], paint * 0.9)
+    low, high = ring[:, 1].min(), ring[:, 1].max()
+    for y in (-0.25, 0.25):
+        ladder = [(l0 - 0.05, y + dy, z) for dy, z in ((-0.03, low), (0.03, low), (0.03, high), (-0.03, high))]
+        m.face(ladder, (70, 70, 72), detail=True)
+
+
+def _tail(m: MeshBuilder, rng: np.random.Generator, back, load) -> None:
+    """Doors, a tarpaulin or a shutter, chevrons and lamps on the back of a box."""
+    kind = rng.integers(3)
+    if kind == 0:
+        for u in (0.12, 0.36, 0.60, 0.84):
+            m.inset(back, u, u + 0.025, 0.02, 0.98, load * 0.6)
+        m.inset(back, 0.49, 0.51, 0.0, 1.0, load * 0.4)
+    elif kind == 1:
+        for v in np.arange(0.08, 0.95, 0.08):
+            m.inset(back, 0.04, 0.96, float(v), float(v) + 0.015, load * 0.65)
+    if rng.random() < 0.5:
+        tones = [(40, 190, 225), (45, 40, 190)] if rng.random() < 0.6 else [(225, 228, 230), (45, 40, 190)]
+        for i in range(8):
+            m.inset(back, i / 8, (i + 1) / 8, 0.0, 0.13, tones[i % 2])
+    if rng.random() < 0.4:
+        m.inset(back, 0.2, 0.8, 0.45, 0.62, np.clip(255 - load, 25, 230))
+    for u in (0.02, 0.90):
+        m.inset(back, u, u + 0.08, 0.94, 0.98, RED_LAMP, glow=0.5)
+
+
 def bus(rng: np.random.Generator) -> tuple[Mesh, float, float]:
     """Return (mesh, length, width) of a city bus, sometimes a double-decker."""
     m = MeshBuilder(c.BUS)
