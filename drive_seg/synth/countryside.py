@@ -134,7 +134,7 @@ class Countryside:
     def _tree(self, s: float, out: float, low: float, high: float, base: float = 0.0) -> None:
         height = float(self.rng.uniform(low, high))
         size = (height * float(self.rng.uniform(0.6, 0.95)), height)
-        self._plant(s, out, self.world.library.tree(int(self.rng.integers(12))), size, base)
+        self._plant(s, out, self.world.library.tree(int(self.rng.integers(6))), size, base)
 
     def _bush(self, s: float, out: float, base: float = 0.0) -> None:
         height = float(self.rng.uniform(0.4, 2.2))
@@ -148,7 +148,7 @@ class Countryside:
         rng = self.rng
         out, height = self.edge + float(rng.uniform(1.0, 9.0)), float(rng.uniform(5.0, 14.0))
         for s in np.arange(self.start, self.end, CHUNK / 3):
-            texture, end = self.world.library.thicket(int(rng.integers(8))), float(s) + CHUNK / 3
+            texture, end = self.world.library.thicket(int(rng.integers(5))), float(s) + CHUNK / 3
             high = height * float(rng.uniform(0.85, 1.15))
             self.made.append(things.screen(self.road, texture, float(s), end, self.side * out, high, c.VEGETATION))
         for _ in range(int(rng.integers(0, 5))):

@@ -81,13 +81,10 @@ class MeshBuilder:
     def face(self, points, color, glow: float = 0.0, detail: bool = False) -> np.ndarray:
         """Add a polygon (n, 3); returns its points."""
         points = np.asarray(points, np.float64)
-        normal = np.cross(points[1] - points[0], points[2] - points[0])
-        normal = normal / max(math.sqrt(float((normal**2).sum())), 1e-9)
-        if ((points.mean(axis=0) - self._centres[-1]) * normal).sum() < 0:
-            normal = -normal
+        normal = _normal(points.tolist(), self._centres[-1].tolist())
         self._polygons.append(points)
         self._colors.append(np.asarray(color, np.float64))
-        self._normals.append(normal)
+        self._normals.append(np.array(normal))
         self._glow.append(float(glow))
         self._detail.append(detail)
         self._owner.append(len(self._centres) - 1)
@@ -98,10 +95,9 @@ class MeshBuilder:
         a, b, d = quad[0], quad[1], quad[3]
         far = quad[2]
 
-        def at(u: float, v: float) -> np.ndarray:
-            return a * (1 - u) * (1 - v) + b * u * (1 - v) + far * u * v + d * (1 - u) * v
-
-        return self.face([at(u0, v0), at(u1, v0), at(u1, v1), at(u0, v1)], color, glow, detail)
+        u, v = np.array([[u0], [u1], [u1], [u0]]), np.array([[v0], [v0], [v1], [v1]])
+        points = a * (1 - u) * (1 - v) + b * u * (1 - v) + far * u * v + d * (1 - u) * v
+        return self.face(points, color, glow, detail)
 
     def box(self, l0, l1, width, z0, z1, color) -> dict[str, np.ndarray]:
         """Add a box l0..l1 long, centred sideways; returns its faces, each (bottom edge, top edge)."""
@@ -139,3 +135,15 @@ class MeshBuilder:
             centres=np.stack(self._centres),
             label=self.label,
         )
+
+
+def _normal(points: list[list[float]], centre: list[float]) -> list[float]:
+    """Unit normal of a flat polygon, away from `centre`; plain floats, since arrays of three are slow."""
+    (x0, y0, z0), (x1, y1, z1), (x2, y2, z2) = points[:3]
+    ax, ay, az, bx, by, bz = x1 - x0, y1 - y0, z1 - z0, x2 - x0, y2 - y0, z2 - z0
+    nx, ny, nz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+    length = max(math.sqrt(nx * nx + ny * ny + nz * nz), 1e-9)
+    normal = [nx / length, ny / length, nz / length]
+    mean = [sum(axis) / len(points) for axis in zip(*points, strict=True)]
+    outwards = sum((m - c) * n for m, c, n in zip(mean, centre, normal, strict=True))
+    return normal if outwards >= 0 else [-n for n in normal]
