@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from drive_seg import networks
+from drive_seg.confidence import Confidence
 from drive_seg.dds_profile import share_file
 from drive_seg.files import written_aside
 from drive_seg.labels import LabelMap
@@ -101,6 +102,7 @@ class Contract:
         training: the recipe it was trained with, as plain data.
         metrics: scores by name, each with what it was measured on.
         licence: under which terms the weights may be used.
+        confidence: its temperature, and how sure the model usually is.
     """
 
     network: str
@@ -110,8 +112,10 @@ class Contract:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
+    confidence: Confidence = Confidence()
 
     def to_dict(self) -> dict[str, Any]:
+        confidence = self.confidence.to_dict()
         return {
             "format": FORMAT,
             "network": self.network,
@@ -121,6 +125,7 @@ class Contract:
             "training": self.training,
             "metrics": self.metrics,
             "licence": self.licence,
+            **({"confidence": confidence} if confidence else {}),  # older files, and their hashes, stay as they are
         }
 
     @classmethod
@@ -148,6 +153,7 @@ class Contract:
                 training=dict(data["training"]),
                 metrics=dict(data["metrics"]),
                 licence=str(data["licence"]),
+                confidence=Confidence.from_dict(data.get("confidence", {})),
             )
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"the contract lacks or garbles {error}") from error
@@ -178,11 +184,17 @@ def save(path: str | Path, network: nn.Module, contract: Contract) -> str:
         OSError: if the file cannot be written; an older file of that name is then still whole.
     """
     left_out = tuple(f"{name}." for name, _, _ in training_only_branches(network))
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in network.state_dict().items()
-        if not name.startswith(left_out)
-    }
+    tensors = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(left_out)}
+    return save_tensors(path, tensors, contract)
+
+
+def save_tensors(path: str | Path, tensors: dict[str, Tensor], contract: Contract) -> str:
+    """Write a checkpoint of tensors as they are and return its content hash.
+
+    Raises:
+        OSError: if the file cannot be written; an older file of that name is then still whole.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     digest = content_hash(tensors, contract)
     metadata = {_CONTRACT: canonical_json(contract.to_dict()), _HASH: digest}
     with written_aside(path) as aside:

@@ -12,23 +12,26 @@ from torch import Tensor
 
 from drive_seg.runtimes import Size
 
+SPARSE = 8
+"""Whole frames are judged by each so many-th row of the network's output."""
 _BLOCK = 1 << 15
 """Pixels that are decided at once on a CPU: with what is computed of them, they stay in its caches."""
 
 
-def decide(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
+def decide(logits: Tensor, confidence: bool, temperature: float = 1.0) -> tuple[Tensor, Tensor | None]:
     """The class of each pixel, and how sure the network is of it.
 
     Args:
         logits: [B, C, h, w] of any floating-point type, up to 256 classes, in any memory order.
         confidence: whether that is asked for; the ids are the same either way.
+        temperature: what logits are divided by for the confidence (Guo et al., ICML 2017, eq. 9).
 
     Returns:
         ids uint8 [B, h, w], the first of equals, compared in float32; what is not a number (NaN) counts as the largest.
         And 255 x softmax maximum uint8 [B, h, w], or None: 0 where there is none (NaN, or the largest is infinite).
     """
     if logits.device.type != "cpu":
-        return _decide_at_once(logits, confidence)
+        return _decide_at_once(logits, confidence, temperature)
     if not confidence and logits.stride(1) == 1 and logits.dtype != torch.float64:
         # all classes of a pixel lie side by side, as PyTorch's own reduction takes them best
         return logits.max(1).indices.to(torch.uint8), None
@@ -42,7 +45,7 @@ def decide(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
             planes = _planes(logits[image, :, top : top + rows])
             largest = _decide_block(planes, ids[part].view(-1))
             if sureness is not None:
-                _confidence(planes, largest, sureness[part].view(-1))
+                _confidence(planes, largest, sureness[part].view(-1), temperature)
     return ids, sureness
 
 
@@ -57,13 +60,13 @@ def to_size(plane: Tensor, size: Size) -> Tensor:
     return F.interpolate(plane[None, None], size, mode="nearest-exact")[0, 0]
 
 
-def _decide_at_once(logits: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
+def _decide_at_once(logits: Tensor, confidence: bool, temperature: float = 1.0) -> tuple[Tensor, Tensor | None]:
     """By whole reductions, whose shapes no value decides: what a CUDA graph can hold."""
     if not confidence:
         return logits.max(1).indices.to(torch.uint8), None
     largest, ids = logits.float().max(1)
-    # softmax maximum = 1 / sum exp(logit - largest)
-    total = (logits.float() - largest.unsqueeze(1)).exp().sum(1)
+    # softmax maximum = 1 / sum exp((logit - largest) / temperature)
+    total = (logits.float() - largest.unsqueeze(1)).mul(1 / temperature).exp().sum(1)
     return ids.to(torch.uint8), (255.0 / total).nan_to_num(0.0).round().to(torch.uint8)
 
 
@@ -98,13 +101,16 @@ def _decide_block(planes: Tensor, ids: Tensor) -> Tensor:
     return torch.from_numpy(largest)
 
 
-def _confidence(planes: Tensor, largest: Tensor, sureness: Tensor) -> None:
-    """Write 255 x softmax maximum uint8 [N] = 255 / sum exp(logit - largest) of float32 [C, N]."""
-    values, top = planes.numpy(), largest.numpy()
+def _confidence(planes: Tensor, largest: Tensor, sureness: Tensor, temperature: float) -> None:
+    """Write 255 x softmax maximum uint8 [N] = 255 / sum exp((logit - largest) / temperature) of float32 [C, N]."""
+    values, top, factor = planes.numpy(), largest.numpy(), np.float32(1 / temperature)
     total, term = np.zeros_like(top), np.empty_like(top)
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         for plane in values:
-            np.exp(np.subtract(plane, top, out=term), out=term)
+            np.subtract(plane, top, out=term)
+            if factor != 1:
+                np.multiply(term, factor, out=term)
+            np.exp(term, out=term)
             np.add(total, term, out=total)
         np.divide(np.float32(255.0), total, out=total)
     total[np.isnan(total)] = 0.0

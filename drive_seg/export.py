@@ -278,6 +278,7 @@ def _contract(loaded: Checkpoint, size: Size) -> str:
         "output": "logits",
         "output_name": OUTPUT,
         "licence": contract.licence or "not stated",
+        **({"confidence": confidence} if (confidence := contract.confidence.to_dict()) else {}),
     }
     head = f"# {loaded.path.name}, content hash {loaded.sha256}\n"
     return head + yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=110)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from drive_seg.cuda_device import CudaDevice
+from drive_seg.decision import SPARSE
 from drive_seg.frame_flight import Flight, Slot, Stages
 from drive_seg.frame_path import FramePath
 from drive_seg.labels import VOID
@@ -70,7 +71,12 @@ class FrameGraphs:
         return len(self._kept)
 
     def submit(
-        self, images: Sequence[np.ndarray], size: Size, confidence: bool, stages: Stages | None = None
+        self,
+        images: Sequence[np.ndarray],
+        size: Size,
+        confidence: bool,
+        stages: Stages | None = None,
+        of_frames: bool = False,
     ) -> Flight | None:
         """Send a batch on its way. If two are on theirs already, the older one's arrival is waited for first.
 
@@ -79,6 +85,7 @@ class FrameGraphs:
             size: (height, width) in which the network sees them.
             confidence: also give that.
             stages: receives seconds when the batch has arrived, see :class:`Flight`.
+            of_frames: also give what whole frames are judged by, see :class:`~drive_seg.frame_path.FramePath`.
 
         Returns:
             None if these images have no graph, and are left to the plain path.
@@ -87,7 +94,7 @@ class FrameGraphs:
             if self.off:
                 return None
             try:
-                graph = self._graph(tuple(image.shape[:2] for image in images), size, confidence)
+                graph = self._graph(tuple(image.shape[:2] for image in images), size, confidence, of_frames)
                 return None if graph is None else self._send(graph, images, stages)
             except Exception as error:  # whatever it is, the plain path may do without
                 self._give_up(error)
@@ -99,14 +106,14 @@ class FrameGraphs:
             for graph in self._kept.values():
                 graph.used = None
 
-    def _graph(self, sizes: tuple[Size, ...], size: Size, confidence: bool) -> FrameGraph | None:
+    def _graph(self, sizes: tuple[Size, ...], size: Size, confidence: bool, of_frames: bool) -> FrameGraph | None:
         self._submitted += 1
-        key = sizes, size, confidence
+        key = sizes, size, confidence, of_frames
         graph = self._kept.get(key)
         if graph is None:
             if not self._has_room():
                 return None
-            graph = self._kept[key] = FrameGraph(self._path, self._device, sizes, size, confidence)
+            graph = self._kept[key] = FrameGraph(self._path, self._device, *key)
         self._kept.move_to_end(key)
         graph.used = self._submitted
         return graph
@@ -160,9 +167,11 @@ class FrameGraph:
         sizes: (height, width) of each image, equal ones next to each other.
         size: (height, width) in which the network sees them.
         confidence: also give that.
+        of_frames: also give what whole frames are judged by.
 
     Attributes:
-        sizes: of the planes that come out: those of the images, then again those for confidence.
+        sizes: of the planes that come out: those of the images, then again those for confidence, then what frames are
+            judged by.
         pixels, planes: uint8 on the device, all images and all planes end to end: what it reads and writes.
         used: when it was taken last, as a count of batches; None if it was not.
 
@@ -171,17 +180,25 @@ class FrameGraph:
     """
 
     def __init__(
-        self, path: FramePath, device: CudaDevice, sizes: tuple[Size, ...], size: Size, confidence: bool
+        self,
+        path: FramePath,
+        device: CudaDevice,
+        sizes: tuple[Size, ...],
+        size: Size,
+        confidence: bool,
+        of_frames: bool = False,
     ) -> None:
-        area = sum(height * width for height, width in sizes)
-        self.sizes = sizes + (sizes if confidence else ())
+        area = _area(sizes)
+        sparse = ((-(-size[0] // SPARSE), size[1]),) * len(sizes) if of_frames else ()
+        self.sizes = sizes + (sizes if confidence else ()) + sparse
         # Not in the graphs' common memory, where the next graph would write over them.
-        self.pixels, self.planes = pixels, planes = device.memory(3 * area), device.memory(area * (1 + confidence))
+        self.pixels, self.planes = pixels, planes = device.memory(3 * area), device.memory(_area(self.sizes))
         self.used: int | None = None
         stacks = _stacks(pixels, sizes)
 
         def work() -> None:
-            torch.cat([plane.reshape(-1) for plane in path(stacks, size, confidence)], out=planes)
+            found = path(stacks, size, confidence, of_frames=of_frames)
+            torch.cat([plane.reshape(-1) for plane in found], out=planes)
 
         device.run(lambda: pixels.fill_(128))
         for _ in range(WARM_UPS):  # libraries choose their kernels and take their memory
@@ -194,6 +211,10 @@ class FrameGraph:
             device.run(lambda: planes.fill_(VOID))
             device.run(lambda: device.replay(self.graph))
             _check(planes.cpu(), wanted, area)
+
+
+def _area(sizes: Sequence[Size]) -> int:
+    return sum(height * width for height, width in sizes)
 
 
 def _stacks(pixels: Tensor, sizes: Sequence[Size]) -> list[Tensor]:

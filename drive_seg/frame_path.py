@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drive_seg.checkpoint import InputSpec
-from drive_seg.decision import decide, to_size
+from drive_seg.confidence import Confidence
+from drive_seg.decision import SPARSE, decide, to_size
 from drive_seg.runtimes import Runtime, Size
 
 Lap = Callable[[str], None]
@@ -25,14 +26,20 @@ class FramePath:
     Args:
         runtime: executes the network.
         spec: what the network wants to see.
+        confidence: at which temperatures it is taken.
     """
 
-    def __init__(self, runtime: Runtime, spec: InputSpec) -> None:
-        self._runtime, self._spec = runtime, spec
+    def __init__(self, runtime: Runtime, spec: InputSpec, confidence: Confidence = Confidence()) -> None:  # noqa: B008
+        self._runtime, self._spec, self._confidence = runtime, spec, confidence
         self._constants = spec.constants(runtime.tensor_device)
 
     def __call__(
-        self, stacks: Sequence[Tensor], size: Size, confidence: bool, lap: Lap = lambda stage: None
+        self,
+        stacks: Sequence[Tensor],
+        size: Size,
+        confidence: bool,
+        lap: Lap = lambda stage: None,
+        of_frames: bool = False,
     ) -> list[Tensor]:
         """Label images as one batch.
 
@@ -42,28 +49,39 @@ class FramePath:
             confidence: also give that; not for a runtime that ``gives_ids``.
             lap: hears "preprocess" and "network", each when that is computed, or on a GPU launched. The network of a
                 runtime that decides includes it.
+            of_frames: also give what whole frames are judged by.
 
         Returns:
             uint8 [H, W] for each image in the order of the stacks: its ids; then, if asked for, as many
-            confidences, 255 x the softmax probability of the id.
+            confidences, 255 x the softmax probability of the id; then, if asked for, as many
+            [ceil(h / SPARSE), w], the same at the frames' temperature of some rows of the network's output.
         """
         prepared = [self.prepare(stack, size) for stack in stacks]
         batch = prepared[0] if len(prepared) == 1 else torch.cat(prepared)
         lap("preprocess")
+        temperature = self._confidence.temperature
+        frame_temperature = self._confidence.frame_temperature if of_frames else None
+        sparse = None
         if self._runtime.decides:
-            answers = self._runtime.decide(batch, confidence)
+            ids, sureness, sparse = self._runtime.decide(batch, confidence, temperature, frame_temperature)
             lap("network")
         else:
             output = self._runtime(batch)
             lap("network")
-            answers = (output, None) if self._runtime.gives_ids else decide(output, confidence)
+            if self._runtime.gives_ids:
+                ids, sureness = output, None
+            else:
+                ids, sureness = decide(output, confidence, temperature)
+                if of_frames:
+                    sparse = decide(output[:, :, ::SPARSE], True, frame_temperature)[1]
         sizes = [tuple(stack.shape[1:3]) for stack in stacks for _ in range(len(stack))]
-        return [
+        whole = [
             to_size(plane, at)
-            for planes in answers
+            for planes in (ids, sureness)
             if planes is not None
             for plane, at in zip(planes, sizes, strict=True)
         ]
+        return whole + list(sparse if sparse is not None else ())
 
     def prepare(self, stack: Tensor, size: Size) -> Tensor:
         """Resize and normalise: uint8 BGR [B, H, W, 3] -> [B, 3, h, w] of the runtime's dtype, channels_last."""

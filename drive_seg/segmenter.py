@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, Contract
+from drive_seg.confidence import FrameConfidence
 from drive_seg.cuda_device import CudaDevice
 from drive_seg.frame_graph import FrameGraphs
 from drive_seg.frame_path import FramePath
@@ -34,12 +35,14 @@ class Segmentation:
 
     Attributes:
         label: uint8 [H, W], ids of the label map.
-        confidence: uint8 [H, W], 255 x the softmax probability of that id, rounded; None unless asked for, and from
-            a network that gives ids.
+        confidence: uint8 [H, W], 255 x the softmax probability of that id at the contract's temperature, rounded; None
+            unless asked for, and from a network that gives ids.
+        frame_confidence: how sure it is of the whole frame; None unless asked for, and from a network that gives ids.
     """
 
     label: np.ndarray
     confidence: np.ndarray | None = None
+    frame_confidence: FrameConfidence | None = None
 
 
 class Pending:
@@ -49,12 +52,17 @@ class Pending:
         count: how many images.
         batches: places in the list of images, and what waits for their planes: labels, then confidences if any.
         alone: one image was given, and no list.
+        answer: makes the answer of an image of its planes.
     """
 
     def __init__(
-        self, count: int, batches: list[tuple[list[int], Callable[[], list[np.ndarray]]]], alone: bool = False
+        self,
+        count: int,
+        batches: list[tuple[list[int], Callable[[], list[np.ndarray]]]],
+        alone: bool = False,
+        answer: Callable[..., Segmentation] = Segmentation,
     ) -> None:
-        self._count, self._batches, self._alone = count, batches, alone
+        self._count, self._batches, self._alone, self._answer = count, batches, alone, answer
 
     def result(self) -> Segmentation | list[Segmentation]:
         """Wait for the answer, as of :meth:`Segmenter.__call__`; the same one each time."""
@@ -62,7 +70,7 @@ class Pending:
         for places, wait in self._batches:
             planes = wait()
             for at, place in enumerate(places):
-                answers[place] = Segmentation(*planes[at :: len(places)])
+                answers[place] = self._answer(*planes[at :: len(places)])
         return answers[0] if self._alone else answers
 
 
@@ -111,7 +119,7 @@ class Segmenter:
         fixed = self._network.fixed_size
         if fixed not in (None, self.input_size):
             raise ValueError(f"input size {self.input_size} cannot be had: the model's file fixes it to {fixed}")
-        self._path = FramePath(self._network, contract.input)
+        self._path = FramePath(self._network, contract.input, contract.confidence)
         self._graphs: FrameGraphs | None = None
         if graphs and self._network.capturable and os.environ.get(GRAPHS_SWITCH) != "0":
             self._graphs = FrameGraphs(self._path, CudaDevice(self._network.tensor_device), tell)
@@ -203,6 +211,7 @@ class Segmenter:
         images: np.ndarray | list[np.ndarray],
         confidence: bool = False,
         stages: dict[str, float] | None = None,
+        frame_confidence: bool = False,
     ) -> Segmentation | list[Segmentation]:
         """Label one image or several.
 
@@ -213,6 +222,7 @@ class Segmenter:
             confidence: also say how sure the network is of each pixel, if it ``gives_confidence``.
             stages: if given, receives the seconds spent in "preprocess", "network" and "postprocess". In a CUDA graph
                 these are the upload, the graph (which also resizes and decides) and the download.
+            frame_confidence: also say how sure it is of each whole frame, which costs next to nothing.
 
         Returns:
             one :class:`Segmentation` for one image, a list of them for a list; arrays that no later frame overwrites.
@@ -220,7 +230,7 @@ class Segmenter:
         Raises:
             ValueError: if an image is not uint8 [H, W, 3] with at least one pixel.
         """
-        return self._submit(images, confidence, stages).result()
+        return self._submit(images, confidence, stages, frame_confidence).result()
 
     def submit(self, images: np.ndarray | list[np.ndarray], confidence: bool = False) -> Pending:
         """Send images on their way; ``result()`` of what comes back is what a call gives.
@@ -239,7 +249,11 @@ class Segmenter:
 
     @torch.inference_mode()
     def _submit(
-        self, images: np.ndarray | list[np.ndarray], confidence: bool, stages: dict[str, float] | None
+        self,
+        images: np.ndarray | list[np.ndarray],
+        confidence: bool,
+        stages: dict[str, float] | None,
+        frame_confidence: bool = False,
     ) -> Pending:
         alone = isinstance(images, np.ndarray)
         images = [images] if alone else images
@@ -247,12 +261,20 @@ class Segmenter:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
                 raise ValueError(f"an image must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
         confidence = confidence and self.gives_confidence
+        of_frames = frame_confidence and self.gives_confidence
         batches = []
         for size, places in self._batches(images):
             # equal sizes side by side: they are resized together, and in whatever order they came it is the same graph
             places = sorted(places, key=lambda place: images[place].shape)
-            batches.append((places, self._start([images[place] for place in places], size, confidence, stages)))
-        return Pending(len(images), batches, alone)
+            those = [images[place] for place in places]
+            batches.append((places, self._start(those, size, confidence, stages, of_frames)))
+
+        def answer(label: np.ndarray, *planes: np.ndarray) -> Segmentation:
+            plane, rows = planes[0] if confidence else None, planes[confidence:]
+            frame = self.contract.confidence.of_frame(rows[0]) if of_frames and rows else None
+            return Segmentation(label, plane, frame)
+
+        return Pending(len(images), batches, alone, answer)
 
     def _batches(self, images: list[np.ndarray]) -> list[tuple[Size, list[int]]]:
         """(network size, places in the list) of the images that go through the network together."""
@@ -262,23 +284,47 @@ class Segmenter:
         return [(size, [i for i, other in enumerate(sizes) if other == size]) for size in dict.fromkeys(sizes)]
 
     def _start(
-        self, images: list[np.ndarray], size: Size, confidence: bool, stages: dict[str, float] | None
+        self,
+        images: list[np.ndarray],
+        size: Size,
+        confidence: bool,
+        stages: dict[str, float] | None,
+        of_frames: bool = False,
     ) -> Callable[[], list[np.ndarray]]:
-        """One batch: what waits for its planes, labels and then confidences."""
-        if self._graphs is not None and (flight := self._graphs.submit(images, size, confidence, stages)) is not None:
-            return flight.land
-        planes = self._plain(images, size, confidence, stages)
+        """One batch: what waits for its planes, labels, then confidences, then what frames are judged by."""
+        if self._graphs is not None:
+            # always with what frames are judged by, some kB: else each graph would be needed twice
+            flight = self._graphs.submit(images, size, confidence, stages, of_frames=True)
+            if flight is not None:
+                return flight.land
+        planes = self._plain(images, size, confidence, stages, of_frames)
         return lambda: planes
 
     def _plain(
-        self, images: list[np.ndarray], size: Size, confidence: bool, stages: dict[str, float] | None
+        self,
+        images: list[np.ndarray],
+        size: Size,
+        confidence: bool,
+        stages: dict[str, float] | None,
+        of_frames: bool,
     ) -> list[np.ndarray]:
         """The same without a graph, on any device."""
         clock = _StageClock(self._network.tensor_device, stages)
         stacks = [self._upload(list(same)) for _, same in groupby(images, key=lambda image: image.shape)]
-        planes = [plane.cpu().numpy() for plane in self._path(stacks, size, confidence, clock.lap)]
+        planes = [plane.cpu().numpy() for plane in self._path(stacks, size, confidence, clock.lap, of_frames)]
         clock.lap("postprocess")
         return planes
+
+    @torch.inference_mode()
+    def logits(self, image: np.ndarray) -> Tensor:
+        """What the network gives for an image uint8 BGR [H, W, 3]: logits [1, C, h, w] in the size that it sees.
+
+        Raises:
+            ValueError: if it gives class ids.
+        """
+        if not self.gives_confidence:
+            raise ValueError("the model gives class ids and no probabilities")
+        return self._network(self.prepare(image, self.network_size(*image.shape[:2])))
 
     def prepare(self, image: np.ndarray, size: Size) -> Tensor:
         """An image as the network sees it, on its device: uint8 BGR [H, W, 3] -> [1, 3, h, w] for a size (h, w)."""

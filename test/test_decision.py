@@ -52,6 +52,19 @@ def test_ids_and_confidence_are_those_of_the_definition(shape: tuple[int, ...], 
 
 
 @pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("temperature", [0.3, 1.7, 6.0])
+@pytest.mark.usefixtures("block")
+def test_a_temperature_divides_the_logits_of_the_confidence_alone(temperature: float, order: str) -> None:
+    logits = random_logits(2, 19, 9, 16).contiguous(memory_format=ORDERS[order])
+    ids, sureness = decide(logits, True, temperature)
+    assert torch.equal(ids, decide(logits, True)[0])
+    exact = 255 * (logits.double() / temperature).softmax(1).amax(1)
+    assert (sureness - exact).abs().max() < 0.501, "rounded"
+    at_once = decision._decide_at_once(logits, True, temperature)
+    assert torch.equal(at_once[0], ids) and (at_once[1].short() - sureness.short()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_what_a_gpu_does_at_once_is_the_same(dtype: torch.dtype, order: str) -> None:
     """The operations that a CUDA graph holds, run here."""

@@ -98,7 +98,7 @@ class LazyGpu:
             assert not any((self.up, self.compute, self.down)), "streams wait for each other for ever"
 
 
-def toy_path(stacks, size, confidence):
+def toy_path(stacks, size, confidence, of_frames=False):
     """Stands for a frame path: planes that tell each image from any other."""
     ids = [image[..., 0] ^ (image[..., 1] + image[..., 2]) for stack in stacks for image in stack]
     return ids + [255 - plane for plane in ids] * confidence

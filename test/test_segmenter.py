@@ -1,5 +1,7 @@
 """The road from an image to its label."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ import torch.nn.functional as F
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import CheckpointError, Contract, InputSpec
+from drive_seg.confidence import Confidence, Usual
+from drive_seg.decision import SPARSE, decide, to_size
 from drive_seg.labels import CAMVID11
+from drive_seg.runtimes import Runtime
 from drive_seg.segmenter import Segmentation, Segmenter, choose_device
 
 
@@ -71,6 +76,61 @@ def test_confidence_is_left_out_unless_asked_for(segmenter):
     image = picture(96, 128)
     assert segmenter(image).confidence is None
     assert (segmenter(image).label == segmenter(image, confidence=True).label).all()
+
+
+def test_a_temperature_changes_the_confidence_and_no_label(segmenter):
+    image = picture(97, 131)
+    contract = dataclasses.replace(segmenter.contract, confidence=Confidence(0.1))
+    cooler = Segmenter(segmenter._network, contract, device="cpu")
+    plain, result = segmenter(image, confidence=True), cooler(image, confidence=True)
+    assert (result.label == plain.label).all()
+    shares = F.softmax(segmenter.logits(image).float() / 0.1, 1).max(1).values
+    expected = to_size((255 * shares).round().to(torch.uint8)[0], (97, 131)).numpy()
+    assert np.abs(result.confidence.astype(int) - expected).max() <= 1
+    assert result.confidence.mean() > plain.confidence.mean() + 5
+
+
+class Deciding(Runtime):
+    """A runtime that decides and notes how it was asked."""
+
+    name, device, tensor_device, precision, dtype = "toy", "cpu", "cpu", "fp32", torch.float32
+    decides = True
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, batch):
+        return batch
+
+    def decide(self, batch, confidence, temperature=1.0, frame_temperature=None):
+        self.asked.append((confidence, temperature, frame_temperature))
+        return *decide(batch, confidence, temperature), decide(batch[:, :, ::SPARSE], True, frame_temperature or 1.0)[1]
+
+
+def test_a_runtime_that_decides_is_given_the_temperature():
+    contract = dataclasses.replace(colour_segmenter((96, 128)).contract, confidence=Confidence(0.5))
+    runtime, image = Deciding(), picture(96, 128)
+    found = Segmenter(runtime, contract)(image, confidence=True, frame_confidence=True)
+    wanted = Segmenter(Colours(), contract, device="cpu")(image, confidence=True, frame_confidence=True)
+    assert runtime.asked == [(True, 0.5, 1.5)]
+    assert (found.confidence == wanted.confidence).all() and (found.label == wanted.label).all()
+    assert found.frame_confidence == wanted.frame_confidence
+
+
+@pytest.mark.parametrize("size", [(96, 128), (270, 480)], ids=str)
+def test_the_confidence_of_a_frame_is_taken_of_some_rows_at_its_own_temperature(segmenter, size):
+    image = picture(*size)
+    rows = decide(segmenter.logits(image)[:, :, ::SPARSE], True, 3 * 0.5)[1][0].numpy()
+    contract = dataclasses.replace(segmenter.contract, confidence=Confidence(0.5, usual=Usual.of([rows])))
+    ours = Segmenter(segmenter._network, contract)
+    alone, both = ours(image, frame_confidence=True), ours(image, confidence=True, frame_confidence=True)
+    assert alone.confidence is None and both.confidence.shape == size and (alone.label == both.label).all()
+    assert alone.frame_confidence == both.frame_confidence == contract.confidence.of_frame(rows)
+    assert alone.frame_confidence.sure == pytest.approx(contract.confidence.usual.sure, abs=1e-4)
+    assert ours(image, confidence=True).frame_confidence is None, "unless asked for"
+    assert segmenter(image, frame_confidence=True).frame_confidence.sure is None, "the contract does not say"
+    several = ours([image, picture(97, 131, seed=1)], confidence=True, frame_confidence=True)
+    assert several[0].frame_confidence == both.frame_confidence != several[1].frame_confidence
 
 
 def test_channel_order_and_geometry():

@@ -489,8 +489,8 @@ inline void turn(Floats (&rows)[LANES]) {
     if constexpr (2 * STEP < LANES) turn<2 * STEP>(rows);
 }
 
-// in[0], logits as float: to `out` a byte for each pixel, its class; to `also`, if that is there, how sure that is, as
-// decide() of drive_seg/decision.py has both.
+// in[0], logits as float: to `out` a byte for each pixel, its class; to `also`, if that is there, how sure that is, the
+// logits times its factor, as decide() of drive_seg/decision.py has both; to in[1] the same of each stride-th row.
 void decide(const Step& s, int begin, int end, int number) {
     Floats classes[WIDEST];
     for (int y = begin; y < end; y++)
@@ -514,12 +514,15 @@ void decide(const Step& s, int begin, int end, int number) {
             }
             const Bytes ids = __builtin_convertvector(chosen, Bytes);
             std::memcpy(s.to(y, x, number), &ids, count);
-            if (!s.also.data) continue;
-            Floats total{};
-            for (int c = 0; c < s.channels; c++) total += exponential(classes[c] - most);
-            const Floats share = total == total ? 255.0f / total : Floats{};
-            const Bytes sure = __builtin_convertvector((Ints)(share + 8388608.0f) & 255, Bytes);  // 2^23: rounded as above
-            std::memcpy(const_cast<char*>(s.also.at(y, x, number)), &sure, count);
+            const auto write_sureness = [&](const Piece& to, int row) {
+                Floats total{};
+                for (int c = 0; c < s.channels; c++) total += exponential((classes[c] - most) * to.factor);
+                const Floats share = total == total ? 255.0f / total : Floats{};
+                const Bytes sure = __builtin_convertvector((Ints)(share + 8388608.0f) & 255, Bytes);  // 2^23: rounded
+                std::memcpy(const_cast<char*>(to.at(row, x, number)), &sure, count);
+            };
+            if (s.also.data) write_sureness(s.also, y);
+            if (s.in[1].data && y % s.stride == 0) write_sureness(s.in[1], y / s.stride);
         }
 }
 

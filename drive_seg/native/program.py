@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drive_seg.decision import SPARSE
 from drive_seg.native.channels import Channels, channels_of, exact_pieces, grouped_pieces, in_memory, placed, sliced
 from drive_seg.native.library import Library
 from drive_seg.native.steps import PADDED, PIECES, WIDEST, Buffer, Kind, Piece, Step, Type
@@ -82,25 +83,36 @@ class Program:
         height, width = self.size
         return logits.permute(2, 0, 1)[None, :, :height, :width]
 
-    def decide(self, library: Library, image: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
+    def decide(
+        self,
+        library: Library,
+        image: Tensor,
+        confidence: bool,
+        temperature: float = 1.0,
+        frame_temperature: float | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Carry the steps out and decide row by row, while a row's logits are in the cache: they are kept nowhere.
 
         Args:
             library, image: as for :meth:`run`.
-            confidence: whether that is asked for.
+            confidence, temperature, frame_temperature: as for :meth:`drive_seg.runtimes.Runtime.decide`.
 
         Returns:
-            of those logits, ids and confidence uint8 [1, h, w] as of :func:`drive_seg.decision.decide`, in memory of
-            their own; the confidence may differ by one where it is rounded.
+            of those logits, what :meth:`drive_seg.runtimes.Runtime.decide` gives, in memory of its own.
         """
-        height, width = self._padded
-        planes = torch.empty(2 if confidence else 1, height, width, dtype=torch.uint8)
+        (rows, columns), (height, width) = self.size, self._padded
+        ids = torch.empty(height, width, dtype=torch.uint8)
+        sureness = torch.empty_like(ids) if confidence else None
+        sparse = None if frame_temperature is None else torch.empty(-(-height // SPARSE), width, dtype=torch.uint8)
         step = self._deciding[-1]
-        step.out.data = planes[0].data_ptr()
-        step.also.data = planes[1].data_ptr() if confidence else None
+        step.out.data, step.stride = ids.data_ptr(), SPARSE
+        step.also, step.inputs[1] = _plane(sureness, width, temperature), _plane(sparse, width, frame_temperature)
         self._carry_out(library, self._deciding, image)
-        ids, *sureness = planes[:, None, : self.size[0], : self.size[1]].contiguous()
-        return ids, sureness[0] if confidence else None
+        sizes = (rows, rows, -(-rows // SPARSE))
+        return tuple(
+            None if plane is None else plane[None, :count, :columns].contiguous()
+            for plane, count in zip((ids, sureness, sparse), sizes, strict=True)
+        )
 
     def _carry_out(self, library: Library, steps: ctypes.Array, image: Tensor) -> None:
         bottom, right = (there - here for there, here in zip(self._padded, self.size, strict=True))
@@ -222,7 +234,7 @@ class Program:
             step.out, step.channels = rows.piece(), 0
         decide = Step(kind=Kind.DECIDE, pieces=1, by=1, height=height, width=width, channels=classes)
         decide.inputs[0] = rows.piece()
-        decide.out = decide.also = Piece(None, 1, width, 1, Type.BYTE, 1.0)
+        decide.out = _plane(None, width)
         self._together([*steps, decide], rows=1)
         return [*steps, decide]
 
@@ -418,6 +430,11 @@ class Program:
         """Nobody reads this buffer any more."""
         if not self._apart:
             self._free.setdefault((*buffer.memory.shape, buffer.halo, buffer.type), []).append(buffer.memory)
+
+
+def _plane(memory: Tensor | None, width: int, temperature: float | None = None) -> Piece:
+    """A plane of bytes to write, of confidences at a temperature."""
+    return Piece(None if memory is None else memory.data_ptr(), 1, width, 1, Type.BYTE, 1 / (temperature or 1.0))
 
 
 def check_supported(network: Folded, type: Type) -> None:

@@ -60,16 +60,20 @@ class Runtime(ABC):
             overwrite them.
         """
 
-    def decide(self, batch: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
+    def decide(
+        self, batch: Tensor, confidence: bool, temperature: float = 1.0, frame_temperature: float | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Run the network and decide; only for one that ``decides``.
 
         Args:
             batch: as for the call.
-            confidence: whether that is asked for.
+            confidence, temperature: as for :func:`drive_seg.decision.decide`.
+            frame_temperature: also give the confidence at this temperature of each ``SPARSE``-th row.
 
         Returns:
             ids and confidence uint8 [B, h, w], as :func:`drive_seg.decision.decide` has them of the logits (a
-            confidence may differ by one). They are never overwritten.
+            confidence may differ by one), and the confidence of some rows uint8 [B, ceil(h / SPARSE), w]. They are
+            never overwritten.
         """
         raise TypeError(f"{self.name} gives logits, and does not decide")
 

@@ -76,13 +76,14 @@ class NativeRuntime(Runtime):
         height, width = program.size
         return logits.permute(0, 3, 1, 2)[..., :height, :width]
 
-    def decide(self, batch: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
-        program = self._program(batch)
-        decided = [program.decide(self._library, image, confidence) for image in batch.split(1)]
+    def decide(
+        self, batch: Tensor, confidence: bool, temperature: float = 1.0, frame_temperature: float | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        program, asked = self._program(batch), (confidence, temperature, frame_temperature)
+        decided = [program.decide(self._library, image, *asked) for image in batch.split(1)]
         if len(decided) == 1:
             return decided[0]
-        ids, sureness = zip(*decided, strict=True)
-        return torch.cat(ids), torch.cat(sureness) if confidence else None
+        return tuple(None if planes[0] is None else torch.cat(planes) for planes in zip(*decided, strict=True))
 
     def _program(self, batch: Tensor) -> Program:
         """The one for this size and as many threads as PyTorch has at present."""

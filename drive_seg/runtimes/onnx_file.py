@@ -19,12 +19,13 @@ from typing import Any
 import yaml
 
 from drive_seg.checkpoint import CheckpointError, Contract, InputSpec, canonical_json
+from drive_seg.confidence import Confidence
 from drive_seg.labels import VOID, LabelMap, label_map
 from drive_seg.networks.layers import one_of
 
 SUFFIX, OPENVINO_SUFFIX = ".onnx", ".xml"
 REQUIRED = ("label_map", "channel_order", "mean", "std", "input_size", "output", "licence")
-OPTIONAL = ("scale", "output_name")
+OPTIONAL = ("scale", "output_name", "confidence")
 OUTPUTS = ("logits", "ids")
 
 
@@ -145,6 +146,7 @@ def _contract(data: Any, name: str) -> Contract:
             **({"scale": float(_number("scale", data["scale"]))} if "scale" in data else {}),
         ),
         licence=_text("licence", data["licence"]),
+        confidence=Confidence.from_dict(data.get("confidence", {})),
     )
 
 

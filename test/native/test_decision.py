@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from drive_seg.decision import decide
+from drive_seg.decision import SPARSE, decide
 from drive_seg.native.calibration import calibrate
 from drive_seg.native.program import Program
 from drive_seg.native.steps import Type
@@ -17,9 +17,9 @@ SIZE = (41, 67)
 def both(library, network, image, type=Type.FLOAT, threads=2, factors=None):
     """A program's ids and confidences, and the logits that it has of the same image."""
     program = Program(network, tuple(image.shape[-2:]), type, library.lanes, threads, factors)
-    ids, sureness = program.decide(library, image, confidence=True)
-    alone, nothing = program.decide(library, image, confidence=False)
-    assert nothing is None and alone.equal(ids)
+    ids, sureness, rows = program.decide(library, image, confidence=True)
+    alone, *nothing = program.decide(library, image, confidence=False)
+    assert rows is None and nothing == [None, None] and alone.equal(ids)
     assert ids.dtype == sureness.dtype == torch.uint8 and ids.is_contiguous() and sureness.is_contiguous()
     return ids, sureness, program.run(library, image)
 
@@ -95,17 +95,33 @@ def test_confidence_is_right_however_far_the_others_are(make, library, gap):
         assert abs(int(sure[0, 0, 0]) - exact) < 0.5001
 
 
+@pytest.mark.parametrize(("temperature", "warm"), [(0.4, None), (2.5, 7.5), (1.0, 3.0)])
+@pytest.mark.parametrize("confidence", [True, False])
+def test_temperature_and_what_frames_are_judged_by_are_as_elsewhere(make, library, confidence, temperature, warm):
+    network, image = make(19), 10 * torch.randn(1, 3, *SIZE)
+    program = Program(network, SIZE, Type.FLOAT, library.lanes, 2)
+    ids, sureness, rows = program.decide(library, image, confidence, temperature, warm)
+    logits = program.run(library, image)
+    wanted, close = decide(logits, True, temperature)
+    assert ids.equal(wanted) and (sureness is not None) == confidence and (rows is None) == (warm is None)
+    if confidence:
+        assert (sureness.short() - close.short()).abs().max() <= 1 and len(close.unique()) > 5
+    if warm is not None:
+        some = decide(logits[:, :, ::SPARSE], True, warm)[1]
+        assert rows.shape == some.shape and (rows.short() - some.short()).abs().max() <= 1
+
+
 def test_threads_and_what_ran_before_change_nothing(make, library):
     network, image, other = make(19), torch.randn(1, 3, *SIZE), torch.randn(1, 3, *SIZE)
     found = []
     for threads in (1, 2, 3):
         program = Program(network, SIZE, Type.FLOAT, library.lanes, threads)
-        first = program.decide(library, image, True)
+        first = program.decide(library, image, True, 1.0, 3.0)
         kept = [plane.clone() for plane in first]
         program.run(library, other)
         program.decide(library, other, True)
         assert all(plane.equal(before) for plane, before in zip(first, kept, strict=True)), "never overwritten"
-        again = program.decide(library, image, True)
+        again = program.decide(library, image, True, 1.0, 3.0)
         assert all(plane.equal(before) for plane, before in zip(again, kept, strict=True))
         found.append(kept)
     assert all(a.equal(b) for each in found for a, b in zip(each, found[0], strict=True))

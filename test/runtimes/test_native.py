@@ -168,12 +168,12 @@ def test_a_batch_is_labelled_image_by_image(trained, kernels_file):
     assert logits.shape == (3, 19, 41, 67) and logits.dtype == torch.float32
     for image, alone in zip(batch, logits, strict=True):
         assert runtime(image[None])[0].equal(alone)
-    ids, sureness = runtime.decide(batch, True)
+    ids, sureness, rows = runtime.decide(batch, True, 1.0, 3.0)
     wanted, known = decide(logits, True)
     assert ids.equal(wanted) and (sureness.short() - known.short()).abs().max() <= 1
     assert runtime.decide(batch, False)[0].equal(ids) and runtime.decide(batch, False)[1] is None
-    for image, planes in zip(batch, zip(ids, sureness, strict=True), strict=True):
-        for alone, plane in zip(runtime.decide(image[None], True), planes, strict=True):
+    for image, planes in zip(batch, zip(ids, sureness, rows, strict=True), strict=True):
+        for alone, plane in zip(runtime.decide(image[None], True, 1.0, 3.0), planes, strict=True):
             assert alone[0].equal(plane)
     assert runtime.one_by_one and not runtime.capturable and runtime.fixed_size is None
 
