@@ -6,12 +6,16 @@ everywhere. Each check has a threshold that normal driving stays away from; they
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import cv2
 import numpy as np
+
+from drive_seg.confidence import Confidence, FrameConfidence
+from drive_seg.labels import VOID
 
 STEP = 8
 """Every so many-th row and column is looked at."""
@@ -28,6 +32,8 @@ COLLAPSED_SHARE, COLLAPSED_FRAMES = 0.97, 5
 """One class covers this share of the mask in so many frames in a row."""
 JUMP_SHARE, JUMP_WITHIN_S = 0.5, 1.0
 """The classes of this share of the mask are others than in the frame before, which is less than so long ago."""
+VOID_SHARE = 0.95
+"""Void pixels of a mask that says next to nothing, as a share of those that are not ignored."""
 
 
 class Doubt(StrEnum):
@@ -39,6 +45,9 @@ class Doubt(StrEnum):
     SATURATED = "saturated_image"
     BLANK = "blank_image"
     JUMP = "sudden_change"
+    VOID = "void_mask"
+    NO_CONFIDENCE = "no_confidence"
+    UNFAMILIAR = "unfamiliar_frame"
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,11 @@ class OutputCheck:
 
     Args:
         class_names: of the label map, by id, for the sentences.
+        confidence: what the model's contract says of it.
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self._names = list(class_names)
+    def __init__(self, class_names: Sequence[str], confidence: Confidence = Confidence()) -> None:  # noqa: B008
+        self._names, self._contract = list(class_names), confidence
         self._image: np.ndarray | None = None
         self._sample: np.ndarray | None = None
         self._repeats = 0
@@ -65,7 +75,14 @@ class OutputCheck:
         self._stamp_ns = 0
         self._collapsed_frames = 0
 
-    def look(self, image: np.ndarray, label: np.ndarray, stamp_ns: int) -> list[Finding]:
+    def look(
+        self,
+        image: np.ndarray,
+        label: np.ndarray,
+        stamp_ns: int,
+        confidence: FrameConfidence | None = None,
+        published: np.ndarray | None = None,
+    ) -> list[Finding]:
         """What is doubtful about this frame; an empty list if nothing is.
 
         The image is kept until the next one comes and must not be written to.
@@ -74,6 +91,9 @@ class OutputCheck:
             image: uint8 BGR [H, W, 3].
             label: uint8 [H, W], class ids as the network gave them.
             stamp_ns: the image's stamp, in ns.
+            confidence: of the frame; None if the model has none.
+            published: uint8 of any shape, pixels of the label as it is published, 255 where the network is not sure
+                enough, without those that are ignored; the label if left out.
         """
         sample = image[::STEP, ::STEP, 1].copy()
         shares = _shares(label[::STEP, ::STEP].copy())
@@ -82,6 +102,8 @@ class OutputCheck:
             _exposure(sample),
             self._collapse(shares),
             self._jump(shares, stamp_ns),
+            _void(shares if published is None else _shares(published)),
+            *([] if confidence is None else [self._unsure(confidence)]),
         ]
         self._image, self._sample, self._shares, self._stamp_ns = image, sample, shares, stamp_ns
         return [finding for finding in findings if finding]
@@ -122,13 +144,38 @@ class OutputCheck:
             f"'{more}'",
         )
 
+    def _unsure(self, confidence: FrameConfidence) -> Finding | None:
+        # What a softmax of a softmax gives at most: so low a mean is no network's doubt, but a mistake in the contract.
+        most = math.exp(1 / self._contract.frame_temperature)
+        if len(self._names) > 2 and confidence.mean <= most / (most + len(self._names) - 1):
+            return Finding(
+                Doubt.NO_CONFIDENCE,
+                f"the confidence is next to none, as if all {len(self._names)} classes were equally likely: is the "
+                "model's output what its contract says?",
+            )
+        usual = self._contract.usual
+        if usual is None or confidence.sure is None or confidence.sure >= usual.least:
+            return None
+        return Finding(
+            Doubt.UNFAMILIAR,
+            f"the model was not made for this frame: it is sure of {confidence.sure:.1%} of it, in its validation of "
+            f"{usual.sure:.0%} (doubted below {usual.least:.0%})",
+        )
+
     def _name(self, index: int) -> str:
         return self._names[index] if index < len(self._names) else "void" if index == 255 else str(index)
 
 
 def _shares(values: np.ndarray) -> np.ndarray:
     """uint8 [H, W] -> [256], the share of each value."""
-    return cv2.calcHist([values], [0], None, [256], [0, 256]).ravel().astype(np.float64) / values.size
+    return cv2.calcHist([values], [0], None, [256], [0, 256]).ravel().astype(np.float64) / max(values.size, 1)
+
+
+def _void(shares: np.ndarray) -> Finding | None:
+    share = float(shares[VOID])
+    if share < VOID_SHARE:
+        return None
+    return Finding(Doubt.VOID, f"the mask says next to nothing: {share:.1%} of it is void")
 
 
 def _exposure(sample: np.ndarray) -> Finding | None:

@@ -1,5 +1,6 @@
 """What the self-check of outputs finds, and that driving as it is finds nothing."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from drive_seg import output_checks
+from drive_seg.confidence import Confidence, FrameConfidence, Usual
 from drive_seg.labels import CITYSCAPES19, VOID
 from drive_seg.output_checks import COLLAPSED_FRAMES, FROZEN_FRAMES, STEP, Doubt, OutputCheck
 from drive_seg.segmenter import Segmenter
@@ -92,7 +94,7 @@ def test_one_class_everywhere_is_a_collapse_after_some_frames(check: OutputCheck
     (finding,) = check.look(noise(99), np.full_like(label, 2), 0)
     assert finding.text == "class 'building' covers 100.0% of the mask"
     assert doubts(check, noise(100), label) == [], "92 % is no collapse"
-    assert doubts(check, noise(101), np.full_like(label, VOID)) == [], "the count began anew"
+    assert doubts(check, noise(101), np.full_like(label, 3)) == [], "the count began anew"
 
 
 def test_a_sudden_change_is_told_only_between_frames_that_belong_together(check: OutputCheck) -> None:
@@ -104,6 +106,46 @@ def test_a_sudden_change_is_told_only_between_frames_that_belong_together(check:
     assert doubts(check, noise(3), halves(8, 0), 8 * TENTH_NS) == [], "half of the mask may change"
     assert doubts(check, noise(4), halves(1, 2), 18 * TENTH_NS) == [], "a second lies between"
     assert doubts(check, noise(5), halves(8, 13), 2 * TENTH_NS) == [], "time ran backwards"
+
+
+def test_a_mask_that_is_almost_all_void_as_it_is_published(check: OutputCheck) -> None:
+    label, published = halves(8, 13), np.full((12, 16), VOID, np.uint8)
+    (finding,) = check.look(noise(0), label, 0, published=published)
+    assert finding.doubt is Doubt.VOID and finding.text == "the mask says next to nothing: 100.0% of it is void"
+    published[:2] = 8
+    assert check.look(noise(1), label, 0, published=published) == [], "a sixth is left"
+    assert check.look(noise(2), label, 0, published=published[:0]) == [], "all of it is ignored: the user said so"
+    assert doubts(check, noise(3), np.full_like(label, VOID), 10**10) == [Doubt.VOID], "of a network that gives ids"
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_confidence_near_none(temperature: float) -> None:
+    check = OutputCheck(CITYSCAPES19.names, Confidence(temperature))
+    most = math.exp(1 / 3 / temperature)  # of a softmax that is certain, taken for logits
+    (finding,) = check.look(noise(0), halves(8, 13), 0, FrameConfidence(most / (most + 18)))
+    assert finding.doubt is Doubt.NO_CONFIDENCE
+    assert finding.text == (
+        "the confidence is next to none, as if all 19 classes were equally likely: is the model's output what its "
+        "contract says?"
+    )
+    assert check.look(noise(1), halves(8, 13), 0, FrameConfidence(0.0))[0].doubt is Doubt.NO_CONFIDENCE
+    assert check.look(noise(2), halves(8, 13), 0, FrameConfidence(most / (most + 18) + 0.001)) == []
+
+
+def test_of_two_classes_one_has_half_at_least() -> None:
+    assert OutputCheck(("road", "other")).look(noise(3), halves(0, 1), 0, FrameConfidence(0.55)) == []
+
+
+def test_a_frame_that_the_model_was_not_made_for() -> None:
+    usual = Usual(frames=100, sure_from=0.9, sure=0.5)
+    check = OutputCheck(CITYSCAPES19.names, Confidence(usual=usual))
+    (finding,) = check.look(noise(0), halves(8, 13), 0, FrameConfidence(0.62, 0.12))
+    assert finding.doubt is Doubt.UNFAMILIAR
+    assert finding.text == (
+        "the model was not made for this frame: it is sure of 12.0% of it, in its validation of 50% (doubted below 20%)"
+    )
+    assert check.look(noise(1), halves(8, 13), 0, FrameConfidence(0.8, 0.2)) == []
+    assert OutputCheck(CITYSCAPES19.names).look(noise(2), halves(8, 13), 0, FrameConfidence(0.62)) == [], "not known"
 
 
 def every(step: int, path: Path) -> Iterator[tuple[int, np.ndarray]]:

@@ -92,7 +92,8 @@ class Camera(ManagedEntity):
         if model is None:
             return About(self.name, self.topic)
         told = model.name, model.sha256, model.device, model.precision, max_age_ns
-        return About(self.name, self.topic, *told, network_input="x".join(map(str, model.input_size)))
+        network_input = "x".join(map(str, model.input_size))
+        return About(self.name, self.topic, *told, network_input=network_input, usual=model.usual)
 
     def use(self, model: Model) -> None:
         """The masks of all frames to come are this model's."""

@@ -16,6 +16,7 @@ from statistics import median
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from drive_seg.confidence import FrameConfidence, Usual
 from drive_seg.node.ledger import Fate, FrameLedger
 from drive_seg.node.measures import WINDOW_S, Clock, Rate, Window
 from drive_seg.output_checks import Doubt, Finding
@@ -45,6 +46,7 @@ class About:
     skipped: bool = False
     degraded: str = "off"
     self_check: bool = True
+    usual: Usual | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class CameraHealth:
         self._doubted: Counter[Doubt] = Counter()
         self._fates = Window(clock)
         self._ages, self._latencies, self._processing = Window(clock), Window(clock), Window(clock)
+        self._sure = Window(clock)
         self._stages = {stage: Window(clock) for stage in STAGES}
         self._fps = Rate(clock)
 
@@ -97,6 +100,7 @@ class CameraHealth:
             self._ages,
             self._latencies,
             self._processing,
+            self._sure,
             self._fps,
             *self._stages.values(),
         ):
@@ -138,6 +142,11 @@ class CameraHealth:
         for stage, duration in stages.items():
             if stage in self._stages:
                 self._stages[stage].add(duration)
+
+    def note_confidence(self, confidence: FrameConfidence) -> None:
+        """How sure the model is of a frame."""
+        if confidence.sure is not None:
+            self._sure.add(confidence.sure)
 
     def doubt(self, findings: Sequence[Finding], stamp_ns: int) -> None:
         """What the self-check found in a frame with this stamp; an empty list is news as well.
@@ -206,6 +215,8 @@ class CameraHealth:
             "degraded": about.degraded,
             "self_check": self._describe_doubts() or "nothing found" if about.self_check else "off",
             **{f"self_check_{doubt.value}": self._doubted[doubt] for doubt in Doubt},
+            "sure_share_p50": _share(self._sure.percentile(50)),
+            "sure_share_doubted_below": "n/a" if about.usual is None else f"{about.usual.least:.3f}",
         }
         return DiagnosticStatus(
             level=verdict.level,
@@ -277,6 +288,10 @@ def _strange_latency(p50_s: float | None) -> str | None:
 
 def _ms(seconds: float | None) -> str:
     return "n/a" if seconds is None else f"{seconds * 1e3:.1f}"
+
+
+def _share(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
 
 
 def _figure(value: float | None) -> str:

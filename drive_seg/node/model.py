@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from drive_seg.checkpoint import Contract, find_model, read_contract
+from drive_seg.confidence import Usual
 from drive_seg.labels import LabelMap
 from drive_seg.node.parameters import NodeParameters, confidence_problem
 from drive_seg.runtimes import MULTIPLE, Size, onnx_file
@@ -28,6 +29,7 @@ class Model:
     precision: str
     runtime: str
     input_size: Size
+    usual: Usual | None = None
 
     @classmethod
     def load(
@@ -69,6 +71,7 @@ class Model:
             segmenter.precision,
             segmenter.runtime,
             segmenter.input_size,
+            segmenter.contract.confidence.usual,
         )
 
     def describe(self) -> str:

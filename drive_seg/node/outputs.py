@@ -136,6 +136,20 @@ class Outputs:
         self._tell(missing)
         return "" if wanted.difference(missing) else "; ".join(f"{name}: {why}" for name, why in missing.items())
 
+    def kept_pixels(
+        self, label: np.ndarray, confidence: np.ndarray | None, min_confidence: float, step: int
+    ) -> np.ndarray:
+        """Of every ``step``-th row and column the pixels that are not ignored, as they will be published: uint8 [N, 1].
+
+        Args:
+            label, confidence: as for :meth:`publish`.
+        """
+        sample = np.s_[::step, ::step]
+        label, _ = hide(label[sample], None if confidence is None else confidence[sample], None, min_confidence)
+        ignored = self._planner.ignored
+        fits = ignored is not None and ignored[sample].shape == label.shape
+        return label[~ignored[sample], None] if fits else label.reshape(-1, 1)
+
     def _tell(self, missing: dict[str, str]) -> None:
         """Say once of each output that is wanted and does not come why that is so."""
         for name, why in missing.items():

@@ -88,8 +88,8 @@ NODE_SPECS: Mapping[str, Spec] = {
     "publish_confidence": Spec(False, "publish the confidence image, 255 x the softmax maximum", Change.ANY_TIME),
     "self_check": Spec(
         True,
-        "look for frozen, dark, saturated or blank images, for masks of one class and for sudden changes; what is "
-        "found is a WARN in the diagnostics",
+        "look for frozen, dark, saturated or blank images, for masks of one class, of void or without confidence, for "
+        "sudden changes and for frames that the model was not made for; what is found is a WARN in the diagnostics",
         Change.ANY_TIME,
     ),
     "unsafe_output": Spec(

@@ -52,7 +52,8 @@ def _check_frame(value: str) -> str | None:
 PLANNING_SPECS: Mapping[str, Spec] = {
     "min_confidence": Spec(
         0.0,
-        "pixels of which the network is less sure become void, 255, in all outputs; 0.0 is off",
+        "pixels whose confidence is lower become void, 255, in all outputs; with a calibrated model that is the "
+        "probability that they are right; 0.0 is off",
         Change.ANY_TIME,
         (0.0, 1.0),
     ),

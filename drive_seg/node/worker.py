@@ -17,7 +17,7 @@ from drive_seg.node.camera import DEACTIVATED, PAUSED, Camera, Frame
 from drive_seg.node.ledger import Fate
 from drive_seg.node.measures import Throttle
 from drive_seg.node.parameters import Tuning
-from drive_seg.output_checks import OutputCheck
+from drive_seg.output_checks import STEP, OutputCheck
 from drive_seg.segmenter import Segmentation, Segmenter
 
 
@@ -200,7 +200,9 @@ class Worker:
         confidence = any("confidence" in job.wanted for job in jobs) or self._tuning().min_confidence > 0
         stages: dict[str, float] = {}
         try:
-            masks = self._segmenter([job.image for job in jobs], confidence=confidence, stages=stages)
+            masks = self._segmenter(
+                [job.image for job in jobs], confidence, stages, frame_confidence=self._tuning().self_check
+            )
         except Exception as error:  # out of memory, a lost device: it costs these frames and not the node
             if len(jobs) > 1:
                 # One image may be at fault, or the batch too large: the others shall not suffer.
@@ -220,8 +222,13 @@ class Worker:
             return
         check = self._checks.get(camera.name)
         if check is None:
-            check = self._checks[camera.name] = OutputCheck(self._segmenter.label_map.names)
-        findings = check.look(job.image, job.mask.label, job.frame.stamp_ns)
+            contract = self._segmenter.contract
+            check = self._checks[camera.name] = OutputCheck(contract.label_map.names, contract.confidence)
+        published = camera.outputs.kept_pixels(job.mask.label, job.mask.confidence, tuning.min_confidence, STEP)
+        confidence = job.mask.frame_confidence
+        findings = check.look(job.image, job.mask.label, job.frame.stamp_ns, confidence, published)
+        if confidence is not None:
+            job.frame.health.note_confidence(confidence)
         job.frame.health.doubt(findings, job.frame.stamp_ns)
         if findings and tuning.unsafe_output == "withhold":
             self._end(job.frame, Fate.WITHHELD, f"self-check: {findings[0].text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,20 @@ from torch import Tensor
 
 from drive_seg import checkpoint
 from drive_seg.checkpoint import Contract
+from drive_seg.confidence import Confidence, Usual
+from drive_seg.decision import SPARSE, decide
 from drive_seg.files import write_atomically
+from drive_seg.frame_path import resized
 from drive_seg.labels import VOID
+from drive_seg.segmenter import network_size
+from drive_seg.training.data import Samples
 from drive_seg.training.recipe import Source
 from drive_seg.training.record import portable, without_folders
 from drive_seg.training.targets import Targets
 from drive_seg.training.task import SegmentationTask
+
+USUAL_FRAMES = 32
+"""So many validation frames say how sure a network usually is."""
 
 
 class MovingAverage(WeightAveraging):
@@ -74,7 +83,9 @@ class KeepBest(Callback):
             return
         self.score = score
         if trainer.is_global_zero:
-            checkpoint.save(self.path, task.network, _contract(task, trainer.current_epoch + 1))
+            contract = _contract(task, trainer.current_epoch + 1)
+            usual = _usual(task, trainer.val_dataloaders.dataset.samples, contract.metrics["validation"]["data"])
+            checkpoint.save(self.path, task.network, replace(contract, confidence=Confidence(usual=usual)))
 
     @property
     def has_score(self) -> bool:
@@ -106,6 +117,19 @@ def _contract(task: SegmentationTask, epochs: int) -> Contract:
         metrics={"validation": validation},
         licence=recipe.licence,
     )
+
+
+@torch.inference_mode()
+def _usual(task: SegmentationTask, samples: Samples, data: str) -> Usual | None:
+    """How sure the network is of some validation frames, spread evenly over them."""
+    planes = []
+    for i in np.unique(np.linspace(0, len(samples) - 1, USUAL_FRAMES, dtype=int)):
+        image = torch.from_numpy(samples.read(int(i))[0]).permute(2, 0, 1)[None].to(task.device)
+        seen = resized(image, network_size(task.input.size, *image.shape[-2:]))
+        with torch.autocast(image.device.type, enabled=False):
+            logits = task.network.forward(task.input.normalise(seen))
+        planes.append(decide(logits[:, :, ::SPARSE], True, Confidence().frame_temperature)[1][0].cpu().numpy())
+    return Usual.of(planes, data)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -202,6 +202,7 @@ def test_diagnostics_have_all_keys_and_figures(peer: Any, picture: Picture, segm
         *("stage_publish_ms", "topic", "model", "model_hash", "device", "precision"),
         *("network_input", "model_change", "degraded", "self_check"),
         *(f"self_check_{doubt.value}" for doubt in Doubt),
+        *("sure_share_p50", "sure_share_doubted_below"),
     ]
     assert values["topic"] == "/camera/image_raw"
     assert (values["model"], values["device"], values["precision"]) == ("tiny", "cpu", "fp32")

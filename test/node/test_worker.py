@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from rclpy.logging import get_logger
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from drive_seg.checkpoint import Contract, InputSpec
+from drive_seg.confidence import Confidence, Usual
 from drive_seg.image_messages import ImageError, to_image
 from drive_seg.labels import CAMVID11, CITYSCAPES19
+from drive_seg.masks import hide
 from drive_seg.node.camera import Frame
 from drive_seg.node.health import About, CameraHealth
 from drive_seg.node.ledger import Fate
@@ -21,6 +25,8 @@ from drive_seg.node.worker import Worker
 from drive_seg.segmenter import Segmentation
 
 PATIENCE_S = 30.0
+USUAL = Usual(frames=9, sure_from=0.1, sure=1.0)
+"""A frame of the value 26 and more is one that the model was made for."""
 
 
 class RecordingOutputs:
@@ -35,6 +41,13 @@ class RecordingOutputs:
 
     def wanted(self, publish_confidence: bool) -> frozenset[str]:
         return self.listeners if publish_confidence else self.listeners - {"confidence"}
+
+    def kept_pixels(
+        self, label: np.ndarray, confidence: np.ndarray | None, min_confidence: float, step: int
+    ) -> np.ndarray:
+        return hide(
+            label[::step, ::step], None if confidence is None else confidence[::step, ::step], None, min_confidence
+        )[0]
 
     def publish(self, *arguments: Any) -> str:
         self.published.append(arguments)
@@ -78,6 +91,7 @@ class BlueChannelSegmenter:
     """Labels an image with its blue channel modulo 19; raises for images with the value 200."""
 
     label_map = CITYSCAPES19
+    contract = Contract("", {}, CITYSCAPES19, InputSpec((8, 8)), confidence=Confidence(usual=USUAL))
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -85,7 +99,9 @@ class BlueChannelSegmenter:
         self.entered, self.may_go = threading.Event(), threading.Event()
         self.may_go.set()
 
-    def __call__(self, images: list, confidence: bool, stages: dict[str, float]) -> list[Segmentation]:
+    def __call__(
+        self, images: list, confidence: bool, stages: dict[str, float], frame_confidence: bool = False
+    ) -> list[Segmentation]:
         self.batches.append(len(images))
         self.confidences.append(confidence)
         self.entered.set()
@@ -93,7 +109,14 @@ class BlueChannelSegmenter:
         if any((image == 200).all() for image in images):
             raise RuntimeError("CUDA error: out of luck\nCompile with ...")
         stages["network"] = 0.001
-        return [Segmentation(image[..., 0] % 19, image[..., 1] if confidence else None) for image in images]
+        return [
+            Segmentation(
+                image[..., 0] % 19,
+                image[..., 1] if confidence else None,
+                self.contract.confidence.of_frame(image[..., 1]) if frame_confidence else None,
+            )
+            for image in images
+        ]
 
 
 class Bench:
@@ -118,6 +141,14 @@ def message(value: int, age_s: float = 0.0) -> Image:
     header = Header(frame_id=str(value))
     header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
     return to_image(np.full((4, 6, 3), value, np.uint8), header, "bgr8")
+
+
+def textured(value: int) -> Image:
+    """An image that is not blank, its values within 8 of that one."""
+    stamp_ns = Clock().now().nanoseconds
+    header = Header(frame_id=str(value))
+    header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    return to_image(np.random.default_rng(0).integers(value - 8, value + 8, (48, 64, 3), np.uint8), header, "bgr8")
 
 
 @pytest.fixture
@@ -187,6 +218,38 @@ def test_a_frame_of_which_nothing_could_be_published_is_withheld_with_the_reason
     assert bench.worker.stop(PATIENCE_S)
     assert bench.cameras[0].ended == {Fate.WITHHELD: 1}
     assert bench.cameras[0].health.verdict(About("a")).message == "withheld: camera_info: none yet"
+
+
+def test_a_frame_that_the_model_was_not_made_for_is_doubted_and_can_be_withheld(bench: Bench) -> None:
+    bench.tuning = Tuning(None, 0.5, publish_confidence=False, unsafe_output="withhold")
+    dim, fine = bench.cameras[:2]
+    dim.give(textured(60))
+    fine.give(textured(120))
+    bench.segmenter.contract = replace(
+        bench.segmenter.contract, confidence=Confidence(usual=replace(USUAL, sure_from=100 / 255))
+    )
+    bench.worker.start()
+    bench.worker.wake()
+    assert fine.outputs.came.wait(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    assert dim.ended == {Fate.WITHHELD: 1} and fine.ended == {Fate.PUBLISHED: 1}
+    values = {value.key: value.value for value in dim.health.status(About("a", usual=USUAL)).values}
+    assert values["last_reason"].startswith("withheld: self-check: the model was not made for this frame")
+    assert values["self_check_unfamiliar_frame"] == "1"
+    assert values["sure_share_p50"] == "0.000"
+    assert values["sure_share_doubted_below"] == "0.400"
+
+
+def test_a_mask_that_is_void_for_want_of_confidence_is_doubted(bench: Bench) -> None:
+    bench.tuning = Tuning(None, 0.5, publish_confidence=False, min_confidence=0.5)
+    bench.give(60, 140)
+    bench.worker.start()
+    for camera in bench.cameras[:2]:
+        assert camera.outputs.came.wait(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    verdicts = [camera.health.verdict(About("a")) for camera in bench.cameras[:2]]
+    assert "the mask says next to nothing: 100.0% of it is void" in verdicts[0].message
+    assert "void" not in verdicts[1].message
 
 
 def test_a_fault_costs_one_frame_and_not_its_batch(bench: Bench) -> None:

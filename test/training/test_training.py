@@ -35,6 +35,8 @@ def test_training_learns_and_writes_a_checkpoint_that_scores_as_recorded(recipe_
         Segmenter.load(best, device="cpu"), open_dataset("camvid", root=tree, split="val"), progress=False
     )
     assert matrix.miou() == pytest.approx(recorded["miou"], abs=2e-4)
+    usual = loaded.contract.confidence.usual
+    assert usual.frames == len(matrix.image_names) and usual.data == recorded["data"] and usual.sure >= 0.5
     assert matrix.pixel_accuracy() > 0.8  # two flat colours are learnt in sixty steps
 
 
