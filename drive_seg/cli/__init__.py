@@ -10,6 +10,7 @@ import sys
 import typer
 
 from drive_seg.cli.bench import bench
+from drive_seg.cli.calibration import calibrate, self_check
 from drive_seg.cli.images import segment, synth
 from drive_seg.cli.make_bag import make_bag
 from drive_seg.cli.models import export, inspect, networks
@@ -18,7 +19,20 @@ from drive_seg.cli.replay import replay
 from drive_seg.cli.training import evaluate, train
 
 app = typer.Typer(help="Train, check and run the networks of drive_seg.", no_args_is_help=True, add_completion=False)
-for command in (networks, train, evaluate, segment, export, synth, bench, inspect, make_bag, replay):
+for command in (
+    networks,
+    train,
+    evaluate,
+    calibrate,
+    self_check,
+    segment,
+    export,
+    synth,
+    bench,
+    inspect,
+    make_bag,
+    replay,
+):
     app.command()(command)
 
 

@@ -78,6 +78,25 @@ def check_place(output: Path) -> None:
         raise ValueError(f"{output} is a folder")
 
 
+def open_labelled(
+    dataset: str, root: Path | None, split: str | None, option: list[str] | None, label_map: Any
+) -> tuple[Any, Any]:
+    """The dataset that options name, and the meaning of its classes where they say it.
+
+    Args:
+        label_map: whose classes the labels of a folder or bag have, unless ``option`` names others.
+    """
+    from drive_seg.training.datasets import open_dataset
+    from drive_seg.training.recipe import parse_setting
+
+    arguments: dict[str, Any] = {"root": root, "split": split}
+    if dataset in ("folder", "bag"):
+        arguments["classes"] = label_map
+    arguments.update(parse_setting(text) for text in option or [])
+    meaning = arguments.pop("meaning", None)
+    return open_dataset(dataset, **{k: v for k, v in arguments.items() if v is not None}), meaning
+
+
 def print_json(data: Any, output: Path | None) -> None:
     if output is None:
         return

@@ -18,6 +18,7 @@ from drive_seg.cli.options import (
     Runtime,
     check_place,
     number,
+    open_labelled,
     print_json,
     screen,
     size_of,
@@ -101,10 +102,8 @@ def evaluate(
     """
     from drive_seg.segmenter import Segmenter
     from drive_seg.training import evaluation
-    from drive_seg.training.datasets import open_dataset
     from drive_seg.training.evaluation_page import write_page
     from drive_seg.training.inference import Inference
-    from drive_seg.training.recipe import parse_setting
 
     if output is not None and str(output) != "-":
         check_place(output)
@@ -116,12 +115,7 @@ def evaluate(
     if precision == "auto" and not inference.as_on_the_vehicle:
         precision = "fp32"
     segmenter = Segmenter.load(checkpoint, device, precision, size_of(input_size), runtime, tell=tell)
-    arguments: dict[str, Any] = {"root": root, "split": split}
-    if dataset in ("folder", "bag"):
-        arguments["classes"] = segmenter.label_map
-    arguments.update(parse_setting(text) for text in option or [])
-    meaning = arguments.pop("meaning", None)
-    data = open_dataset(dataset, **{k: v for k, v in arguments.items() if v is not None})
+    data, meaning = open_labelled(dataset, root, split, option, segmenter.label_map)
     scores = evaluation.evaluate(segmenter, data, inference=inference, meaning=meaning)
     print_json(evaluation.as_report(scores), output)
     if output is None:

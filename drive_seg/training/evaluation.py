@@ -17,6 +17,7 @@ from rich.table import Table
 from drive_seg.label_groups import known_meaning, translation
 from drive_seg.labels import VOID, frequency_orders
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix, mean
+from drive_seg.reliability import BINS, Confidences, Reliability, expected_error
 from drive_seg.segmenter import Segmenter
 from drive_seg.training.datasets import Dataset
 from drive_seg.training.inference import Inference, Labeller
@@ -86,6 +87,7 @@ class Scores:
         boundary: boundaries of the whole set.
         image_miou: mIoU of each image by itself; nan where all its pixels are void.
         image_names: of each image.
+        reliability: of the confidence; None if the model has none, or images are not labelled as on the vehicle.
     """
 
     targets: Targets
@@ -97,6 +99,7 @@ class Scores:
     boundary: BoundaryScore
     image_miou: list[float] = field(default_factory=list)
     image_names: list[str] = field(default_factory=list)
+    reliability: Reliability | None = None
 
     @property
     def names(self) -> list[str]:
@@ -188,15 +191,22 @@ def evaluate(
         ConfusionMatrix(*shape),
         BoundaryScore(*shape),
     )
+    temperature, confidences = segmenter.contract.confidence.temperature, None
+    if inference.as_on_the_vehicle and segmenter.gives_confidence:
+        confidences = Confidences(temperature, *shape, samples.ids)
+        scores.reliability = Reliability.empty(temperature)
+    reading = read_ahead(samples, range(len(samples)))
     screen = Console(stderr=True)
     for image, label in track(
-        _read_ahead(samples), "evaluating", len(samples), console=screen, transient=True, disable=not progress
+        reading, "evaluating", len(samples), console=screen, transient=True, disable=not progress
     ):
         prediction = labeller(image)
         matrix = ConfusionMatrix(*shape)
         matrix.update(prediction, label)
         scores.matrix += matrix
         scores.boundary.update(prediction, label)
+        if confidences is not None:
+            scores.reliability += confidences.count(segmenter.logits(image), label)
         scores.image_names.append(samples.name_of(len(scores.image_names)))
         scores.image_miou.append(mean(matrix.iou()[samples.ids]))
     return scores
@@ -232,6 +242,7 @@ def as_report(scores: Scores) -> dict[str, Any]:
         "confusion_matrix": scores.matrix.counts[ids].tolist(),
         "confusion_rows": scores.names,
         "confusion_columns": [*classes, "void"],
+        "reliability": scores.reliability and scores.reliability.to_dict(),
         "images": len(scores.image_names),
         "worst_images": [
             {"image": scores.image_names[i], "miou": _number(scores.image_miou[i])} for i in scores.worst(20)
@@ -254,7 +265,20 @@ def as_tables(scores: Scores) -> Group:
         by_class.add_row(*map(escape, cells))
     for title, value in means(scores):
         over_all.add_row(title, percent(value))
-    return Group(by_class, over_all, *([escape(scores.remark())] if scores.translated else []))
+    more = [sentence for sentence in (calibration_sentence(scores.reliability), scores.remark()) if sentence]
+    return Group(by_class, over_all, *map(escape, more))
+
+
+def calibration_sentence(reliability: Reliability | None) -> str:
+    """How far confidence and accuracy lie apart; empty where there is no confidence."""
+    if reliability is None or not reliability.counts.any():
+        return ""
+    apart = percent(reliability.error())
+    text = f"Confidence and accuracy lie {apart} % apart (expected calibration error, {BINS} bins)"
+    if reliability.uncalibrated is None:
+        return f"{text}; the model has no temperature: drive-seg calibrate fits one."
+    before = percent(expected_error(reliability.uncalibrated))
+    return f"{text}; {before} % without the temperature of {reliability.temperature:g}."
 
 
 def class_rows(scores: Scores) -> list[tuple[str, ...]]:
@@ -292,14 +316,14 @@ def percent(value: float) -> str:
     return "absent" if np.isnan(value) else f"{100 * value:.1f}"
 
 
-def _read_ahead(samples: TargetSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Samples in order, each read while the one before is scored."""
+def read_ahead(samples: TargetSet, chosen: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The chosen samples in order, each read while the one before is worked on."""
     with ThreadPoolExecutor(1) as reader:
-        upcoming = reader.submit(samples.read, 0)
-        for i in range(1, len(samples) + 1):
+        upcoming = reader.submit(samples.read, chosen[0])
+        for i in range(1, len(chosen) + 1):
             sample = upcoming.result()
-            if i < len(samples):
-                upcoming = reader.submit(samples.read, i)
+            if i < len(chosen):
+                upcoming = reader.submit(samples.read, chosen[i])
             yield sample
 
 

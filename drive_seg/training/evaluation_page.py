@@ -13,9 +13,18 @@ import numpy as np
 
 from drive_seg.files import write_atomically
 from drive_seg.labels import VOID
+from drive_seg.reliability_diagram import HOW_TO_READ, as_svg
 from drive_seg.segmenter import Segmenter
 from drive_seg.training.datasets import Dataset
-from drive_seg.training.evaluation import CLASS_COLUMNS, Scores, TargetSet, class_rows, means, percent
+from drive_seg.training.evaluation import (
+    CLASS_COLUMNS,
+    Scores,
+    TargetSet,
+    calibration_sentence,
+    class_rows,
+    means,
+    percent,
+)
 from drive_seg.training.inference import Labeller
 from drive_seg.training.targets import Targets
 
@@ -47,6 +56,7 @@ th { color: #555; border-bottom: 1px solid #999 } td:first-child, th:first-child
 the order of magnitude of a class's share of the labelled pixels of this set; 0 is the rarest.</p>
 <h2>Confusion matrix</h2><p>Rows are true classes, columns predicted ones, in % of the row's pixels.</p>
 <table class="matrix">$matrix</table>
+$reliability
 <h2>Worst images</h2><p>By the mean IoU of the image alone. Errors are red on the darkened image, void pixels
 black.</p><p class="legend">$legend</p>
 $strips
@@ -86,6 +96,7 @@ def write_page(
         classes=_rows(class_rows(scores)),
         tolerance=f"{100 * scores.boundary.tolerance:g} %",
         matrix=_matrix(scores),
+        reliability=_reliability(scores),
         legend=_legend(scores),
         strips="\n".join(strips) or "<p>None.</p>",
     )
@@ -164,6 +175,13 @@ def _cell(share: float, pixels: int, right: bool) -> str:
     text = f"{100 * share:.0f}" if share >= 0.005 else ""
     # the root shows rare confusions too
     return f'<td title="{pixels} pixels" style="background:rgba({color},{share**0.5:.2f})">{text}</td>'
+
+
+def _reliability(scores: Scores) -> str:
+    sentence = calibration_sentence(scores.reliability)
+    if not sentence:
+        return ""
+    return f"<h2>Confidence</h2><p>{escape(sentence)} {HOW_TO_READ}</p>{as_svg(scores.reliability.to_dict())}"
 
 
 def _legend(scores: Scores) -> str:

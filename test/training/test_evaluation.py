@@ -1,6 +1,7 @@
 """An evaluation from images to figures and page, with a network that reads its answer off the pixels' colours."""
 
 import base64
+import dataclasses
 import json
 import re
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from drive_seg.checkpoint import Contract, InputSpec
+from drive_seg.confidence import Confidence
 from drive_seg.labels import CAMVID11, CITYSCAPES19, LabelMap
 from drive_seg.metrics import ConfusionMatrix
 from drive_seg.segmenter import Segmenter
@@ -213,3 +215,24 @@ def test_the_page_is_whole_in_itself(tmp_path):
     np.testing.assert_array_equal(prediction, CAMVID11.colorize(plane(8)))
     assert (errors == (40, 40, 230)).all()
     assert f"{100 * scores.miou():.1f}" in page and "mirrored too" in page
+
+
+def test_confidence_beside_accuracy_is_reported(tmp_path):
+    answers = random_answers(2)
+    data, own = InMemory(CAMVID11, answers), segmenter(CAMVID11)
+    scores = evaluate(own, data, progress=False)
+    report = as_report(scores)["reliability"]
+    assert sum(row["pixels"] for row in report["bins"]) == scores.matrix.counts.sum()
+    assert report["temperature"] == 1 and report["before"] is None
+    # the network is all but certain of every pixel, and right at some 70 % of them
+    assert report["expected_calibration_error"] == pytest.approx(1 - scores.pixel_accuracy(), abs=0.01)
+    page = write_page(tmp_path, "page", scores, own, data, worst=0).read_text()
+    assert "the model has no temperature: drive-seg calibrate fits one" in page and "reliability diagram" in page
+
+    warm = Segmenter(own._network, dataclasses.replace(own.contract, confidence=Confidence(20.0)))
+    before = evaluate(warm, data, progress=False)
+    assert as_report(before)["reliability"]["before"]["expected_calibration_error"] == pytest.approx(
+        report["expected_calibration_error"]
+    )
+    averaged = evaluate(own, data, progress=False, inference=Inference(flip=True))
+    assert as_report(averaged)["reliability"] is None, "not the confidence of the vehicle"

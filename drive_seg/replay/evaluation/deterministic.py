@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 
 from drive_seg.image_messages import ImageError
+from drive_seg.reliability import Confidences, Reliability
 from drive_seg.replay.evaluation.judge import Judge
 from drive_seg.replay.evaluation.masks import MaskFile, Overlays
 from drive_seg.replay.evaluation.output import MASKS
@@ -132,6 +133,8 @@ class Replay:
         self.written: list[Path] = []
         self._begin_ns: int | None = None
         self._warm: set[tuple[int, ...]] = set()
+        self._confidences: Confidences | None = None
+        self._reliability: Reliability | None = None
 
     def run(self, advance: Callable[[], None] = lambda: None) -> Partial:
         """Label and judge.
@@ -145,6 +148,10 @@ class Replay:
         label_map = self._model.label_map
         truth_ids, groups = (self._truths.ids, self._truths.groups) if self._truths is not None else ((), ())
         judge = Judge(label_map, truth_ids, self._work.worst, versus=self._rival is not None, groups=groups)
+        if self._truths is not None and isinstance(self._model, Segmenter) and self._model.gives_confidence:
+            temperature = self._model.contract.confidence.temperature
+            self._confidences = Confidences(temperature, label_map.num_classes, groups, truth_ids)
+            self._reliability = Reliability.empty(temperature)
         with contextlib.ExitStack() as stack:
             masks, videos = self._outputs(stack)
             for taken in self._reading:
@@ -157,7 +164,9 @@ class Replay:
         if not judge.received:
             raise SourceError(f"{self._work.source} has no image that can be read in this part of it.")
         remark = _remark(self.remark, reading.damaged, reading.truncated)
-        return judge.partial(self._work.name, judge.received + reading.damaged, reading.topics, remark)
+        partial = judge.partial(self._work.name, judge.received + reading.damaged, reading.topics, remark)
+        partial.reliability = self._reliability
+        return partial
 
     def _outputs(self, stack: contextlib.ExitStack) -> tuple[MaskFile | None, Overlays | None]:
         work, model = self._work, self._model
@@ -196,6 +205,8 @@ class Replay:
         other = None
         if self._rival is not None:
             other = _or_reason(row, "other mask", lambda: self._rival.of(taken.camera, stamp, image))
+        if self._confidences is not None and truth is not None and truth.shape == prediction.shape:
+            self._reliability += self._confidences.count(self._model.logits(image), truth)
         return row, image, prediction, truth, other
 
     def _predict(self, row: FrameRow, taken: Taken, image: np.ndarray) -> np.ndarray | None:

@@ -10,6 +10,7 @@ import jinja2
 
 from drive_seg.files import write_atomically
 from drive_seg.labels import LabelMap
+from drive_seg.reliability_diagram import HOW_TO_READ, as_svg
 from drive_seg.replay.evaluation import page_summary, page_tables, plots
 from drive_seg.replay.evaluation.page_pictures import Strip, class_name, difference_strip, error_strip
 from drive_seg.replay.evaluation.records import Picture
@@ -69,6 +70,7 @@ def _content(
     worst = [error_strip(picture, label_map) for picture in pictures[:MOST_STRIPS]]
     differing = [difference_strip(picture, label_map) for picture in different[:MOST_STRIPS]]
     state, verdict = page_summary.verdict(report)
+    reliability = report.get("reliability")
     return {
         "title": report.get("title") or "Replay report",
         "state": state,
@@ -81,6 +83,9 @@ def _content(
         "against": report.get("against"),
         "classes": page_tables.class_rows(report),
         "matrix": page_tables.matrix(report.get("confusion"), label_map),
+        "reliability": reliability,
+        "how_to_read": HOW_TO_READ,
+        "diagram": as_svg(reliability) if reliability else "",
         "timelines": drawn,
         "not_drawn": not_drawn,
         "width": plots.WIDTH,

@@ -11,6 +11,7 @@ import numpy as np
 from drive_seg.label_groups import fold, with_groups
 from drive_seg.labels import LabelMap
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix
+from drive_seg.reliability import Reliability
 from drive_seg.replay.evaluation.records import FrameRow, Picture
 from drive_seg.replay.evaluation.worst import Worst
 
@@ -56,6 +57,7 @@ class Partial:
         ledger: how many frames were received, and ended with each fate, by a node's own account; None where the rows
             tell.
         groups: the class ids of each of the G groups that truths may hold instead of a class, as C + g.
+        reliability: of the model's confidence beside the truths; None if it was not looked at.
     """
 
     label_map: LabelMap
@@ -73,6 +75,7 @@ class Partial:
     in_source: int
     ledger: dict[str, int] | None = None
     groups: tuple[tuple[int, ...], ...] = ()
+    reliability: Reliability | None = None
 
     def shown_map(self) -> LabelMap:
         """What the ids of truths mean: the label map's classes, then the groups."""
@@ -179,7 +182,17 @@ def merge(partials: Sequence[Partial], worst: int = 12) -> Partial:
         list(dict.fromkeys(camera for part in partials for camera in part.cameras)),
         sum(part.in_source for part in partials),
         groups=groups,
+        reliability=_together([part.reliability for part in partials if part.reliability is not None]),
     )
+
+
+def _together(found: Sequence[Reliability]) -> Reliability | None:
+    if not found:
+        return None
+    total = Reliability.empty(found[0].temperature)
+    for each in found:
+        total += each
+    return total
 
 
 def failed(bag: str, reason: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Report(TypedDict):
     without truth. ``classes`` have ``name``, ``color`` (RGB), ``iou``, ``precision``, ``recall``, ``boundary_f1``,
     ``share`` (of the true pixels) and ``predicted_share`` (of the pixels of all masks). ``frames`` counts
     ``in_source``, ``received``, each of ``FATES``, ``scored`` and ``without_truth``. ``against`` compares on the frames
-    that both have.
+    that both have. ``reliability`` is :meth:`drive_seg.reliability.Reliability.to_dict`.
     """
 
     miou: float | None
@@ -92,6 +92,7 @@ class Report(TypedDict):
     input_age_ms: dict[str, float | None]
     stalls: list[dict[str, Any]]
     flicker_meaning: str
+    reliability: dict[str, Any] | None
     bags: list[dict[str, Any]]
     against: dict[str, Any] | None
     requirements: list[dict[str, Any]]

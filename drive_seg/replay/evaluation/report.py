@@ -81,6 +81,7 @@ def as_report(partial: Partial, about: About, stalls: list[dict[str, Any]] | Non
         input_age_ms=percentiles([row["input_age_ms"] for row in partial.rows]),
         stalls=find_stalls(partial.rows) if stalls is None else stalls,
         flicker_meaning=flicker.MEANING,
+        reliability=partial.reliability and partial.reliability.to_dict(),
         bags=[dict(bag) for bag in partial.bags],
         against=_against(partial, about.against) if partial.versus is not None else None,
         requirements=[],

@@ -43,6 +43,7 @@ NAMES = (
     "failed_bags",
     "agreement",
     "miou_gain",
+    "expected_calibration_error",
 )
 """What may be required, beside ``KIND.CLASS`` of ``BY_CLASS`` and ``BY_CLASS_AGAINST``.
 
@@ -55,6 +56,7 @@ PATHS = {
     **{f"input_age_ms.{each}": f"input_age_{each}_ms" for each in TIMES},
     **{f"frames.{each}": each for each in COUNTS},
     "against.agreement": "agreement",
+    "reliability.expected_calibration_error": "expected_calibration_error",
 }
 """Where report.json has the same figure, which is as good a name."""
 
@@ -114,6 +116,8 @@ def figure(report: dict[str, Any], name: str) -> float | None:
         return len(report[name])
     if name == "failed_bags":
         return sum(bag["status"] != "ok" for bag in report["bags"])
+    if name == "expected_calibration_error":
+        return (report["reliability"] or {}).get(name)
     if name == "agreement":
         return against.get("agreement")
     return _difference(against.get("own_miou"), against.get("miou"))

@@ -61,6 +61,9 @@ def test_same_figures_as_evaluate_on_the_same_frames(segmenter, labelled_bag):
     for name in ("miou", "f_miou", "pixel_accuracy", "boundary_f1"):
         assert report[name] == evaluated[name] and report[name] is not None
     assert report["confusion"] == evaluated["confusion_matrix"]
+    assert report["reliability"] == evaluated["reliability"]
+    labelled = sum(map(sum, report["confusion"]))
+    assert sum(row["pixels"] for row in report["reliability"]["bins"]) == labelled
     for entry in report["classes"]:
         name = entry["name"]
         assert entry["iou"] == evaluated["iou"][name] and entry["share"] == evaluated["share"][name]

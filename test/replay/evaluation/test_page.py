@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from drive_seg.labels import LabelMap
+from drive_seg.reliability import Reliability
 from drive_seg.replay.evaluation import page_pictures, page_tables, plots
 from drive_seg.replay.evaluation.page import write_page
 from drive_seg.replay.evaluation.records import FATES, Picture, new_row
@@ -104,6 +105,12 @@ def a_report(**changes: object) -> dict:
     return {**report, **changes}
 
 
+def a_reliability() -> dict:
+    counts = np.zeros((2, 256), np.int64)
+    counts[:, 204] = 100, 75
+    return Reliability(1.5, counts, counts * 2).to_dict()
+
+
 def a_class(name: str, color: tuple[int, int, int], iou: float | None) -> dict:
     figures = dict.fromkeys(("precision", "recall", "boundary_f1", "share", "predicted_share"), iou and iou / 2)
     return {"name": name, "color": list(color), "iou": iou, **figures}
@@ -183,6 +190,14 @@ def test_the_page_is_complete_in_itself_and_tells_the_figures(tmp_path: Path) ->
     ):
         assert told in page.text, told
     assert page.tags.count("img") == 4
+
+
+def test_confidence_is_shown_where_it_was_measured(tmp_path: Path) -> None:
+    html, page = written(tmp_path, a_report(reliability=a_reliability()), some_rows(), [], LABELS)
+    assert_self_contained(html, page)
+    assert "lie 5.0 % apart: the expected calibration error, over 15 bins of equal width; 5.0 % without" in page.text
+    assert "temperature of 1.5" in page.text and 'aria-label="reliability diagram"' in html
+    assert "confidence" not in written(tmp_path, a_report(), some_rows(), [], LABELS)[1].ids
 
 
 def test_warnings_come_before_the_figures(tmp_path: Path) -> None:

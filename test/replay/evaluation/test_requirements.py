@@ -30,6 +30,7 @@ REPORT = {
         {"name": "truck", **dict.fromkeys(OF_A_CLASS)},
         {"name": "car/truck", **OF_A_CLASS, "iou": 0.8},
     ],
+    "reliability": {"expected_calibration_error": 0.031},
     "against": {
         "agreement": 0.97,
         "miou": 0.6,
@@ -77,6 +78,7 @@ ODD = LabelMap("odd", ODD_NAMES, tuple((i, i, i) for i in range(len(ODD_NAMES)))
         ("frames.dropped<=2", 2, True),
         ("latency_ms.p99<=80", 80.0, True),
         ("against.agreement>=0.95", 0.97, True),
+        ("expected_calibration_error<=5%", 0.031, True),
     ],
 )
 def test_requirement(text, value, met):
