@@ -21,7 +21,7 @@ from drive_seg.cuda_device import CudaDevice
 from drive_seg.frame_graph import FrameGraphs
 from drive_seg.frame_path import FramePath
 from drive_seg.labels import LabelMap
-from drive_seg.runtimes import MULTIPLE, Runtime, Size, choice, onnx_file
+from drive_seg.runtimes import MULTIPLE, Runtime, Size, choice, onnx_file, preparation
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 
 log = logging.getLogger("drive_seg")
@@ -135,6 +135,7 @@ class Segmenter:
         threads: int = 0,
         tell: Callable[[str], None] = log.info,
         graphs: bool = True,
+        prepare_first: str = preparation.WAIT,
     ) -> Segmenter:
         """From a checkpoint, an ONNX or OpenVINO file with its contract, or the name of a model of the package.
 
@@ -146,6 +147,9 @@ class Segmenter:
             threads: how many the network may use on the CPU; 0 is the runtime's own choice.
             tell: receives sentences for the log: what is being prepared, what is not prepared and how to change that.
             graphs: see the class.
+            prepare_first: what the runtime "auto" does where one that is faster could be prepared in seconds: "wait"
+                for it, once on a machine; leave it for "later", see ``unprepared``; or "never". The environment
+                variable DRIVE_SEG_PREPARE=never forbids it.
 
         Raises:
             CheckpointError: if the file may not be used.
@@ -158,7 +162,8 @@ class Segmenter:
             return cls(executor, file.contract, input_size=input_size, sha256=file.sha256)
         loaded = checkpoint.load(path)
         size = _checked_size(input_size or loaded.contract.input.size)
-        executor = choice.for_checkpoint(loaded, device, precision, runtime, threads, network_size(size, *size), tell)
+        own = network_size(size, *size)
+        executor = choice.for_checkpoint(loaded, device, precision, runtime, threads, own, tell, prepare_first)
         return cls(executor, loaded.contract, input_size=size, sha256=loaded.sha256, graphs=graphs, tell=tell)
 
     @property
@@ -169,6 +174,11 @@ class Segmenter:
     def gives_confidence(self) -> bool:
         """Whether it can say how sure it is; not so for an ONNX file that gives ids."""
         return not self._network.gives_ids
+
+    @property
+    def unprepared(self) -> str | None:
+        """The runtime that "auto" would take if it were prepared, where that was left for later."""
+        return self._network.unprepared
 
     @property
     def fixed_size(self) -> Size | None:

@@ -15,6 +15,8 @@ import pytest
 # Before torch is imported, and for what tests start. Threads of several processes that wait busily for each other on
 # the same few cores take several times as long; a test that is about threads says how many.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Each test has a cache of its own: what is prepared unasked would be compiled for each of them.
+os.environ.setdefault("DRIVE_SEG_PREPARE", "never")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOMAINS = 100

@@ -36,6 +36,7 @@ def summarise(
         "last_reason": figures.get("last_reason", "n/a"),
         "model": figures.get("model", "n/a"),
         "device": figures.get("device", "n/a"),
+        "runtime": figures.get("runtime", "n/a"),
         "latency_ms": {
             **{name: {p: _number(figures.get(f"{name}_ms_{p}")) for p in ("p50", "p99")} for name in LATENCIES},
             "stamp_to_recorder": {p: float(np.percentile(delays, int(p[1:]))) for p in ("p50", "p99")},
@@ -72,7 +73,8 @@ def _frames(summary: dict[str, Any]) -> Table:
 
 
 def _latencies(summary: dict[str, Any]) -> Table:
-    table = Table(title="Latency in ms", title_justify="left")
+    title = f"Latency in ms, the network by {summary['runtime']} on {summary['device']}"
+    table = Table(title=title, title_justify="left")
     for name in ("", "p50", "p99"):
         table.add_column(name, justify="right" if name else "left")
     latency = summary["latency_ms"]

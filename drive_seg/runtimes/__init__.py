@@ -34,6 +34,7 @@ class Runtime(ABC):
         one_by_one: it takes no more than one image at once.
         gives_ids: it decides for itself: class ids come out, so nothing is known of their probability.
         decides: it can also decide while it computes, see :meth:`decide`: faster than to look at the logits afterwards.
+        unprepared: what "auto" would have taken, had the caller not wanted to prepare it later; else None.
         capturable: it does no more than launch kernels on the current CUDA stream, so that a CUDA graph can hold it.
     """
 
@@ -47,6 +48,7 @@ class Runtime(ABC):
     gives_ids: bool = False
     decides: bool = False
     capturable: bool = False
+    unprepared: str | None = None
 
     @abstractmethod
     def __call__(self, batch: Tensor) -> Tensor:

@@ -144,6 +144,8 @@ def make_private(folder: Path) -> None:
         root().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         for part in (root(), folder):
             part.mkdir(exist_ok=True, mode=0o700)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"no permission to write to {folder}")
     except OSError as error:
         raise unwritable(error) from error
     check_private(folder)

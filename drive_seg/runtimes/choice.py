@@ -2,8 +2,8 @@
 
 "auto" goes by rule and not by timing, so that a vehicle does the same at every start: on CUDA PyTorch; on the CPU
 the package's own kernels, compiled code, OpenVINO or ONNX Runtime, PyTorch, the first of them that is installed,
-prepared for this checkpoint and able to compute in the precision asked for. It never takes half precision by itself on
-a CPU: too many labels change.
+prepared for this checkpoint and able to compute in the precision asked for. The kernels are prepared unasked
+(``preparation``). It never takes half precision by itself on a CPU: too many labels change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import torch
 
 from drive_seg.checkpoint import Checkpoint
-from drive_seg.runtimes import NAMES, Runtime, Size, cache, compiled, native, parse_device
+from drive_seg.runtimes import NAMES, Runtime, Size, cache, compiled, native, parse_device, preparation
 from drive_seg.runtimes.onnx_file import OnnxFile, is_openvino
 from drive_seg.runtimes.onnx_runtime import OnnxRuntime, TensorRtRuntime
 from drive_seg.runtimes.openvino_runtime import OpenvinoRuntime
@@ -29,7 +29,14 @@ _FOR_FILES = {r.name: r for r in (OpenvinoRuntime, OnnxRuntime, TensorRtRuntime)
 
 
 def for_checkpoint(
-    loaded: Checkpoint, device: str, precision: str, runtime: str, threads: int, size: Size, tell: Tell
+    loaded: Checkpoint,
+    device: str,
+    precision: str,
+    runtime: str,
+    threads: int,
+    size: Size,
+    tell: Tell,
+    prepare_first: str = preparation.WAIT,
 ) -> Runtime:
     """The runtime for a checkpoint.
 
@@ -37,6 +44,7 @@ def for_checkpoint(
         size: the network's input for the model's own aspect, for which a runtime that was asked for by name is
             prepared here if it is not yet.
         tell: is told what was chosen where that is not what was to be expected, and how to change it.
+        prepare_first: one of ``preparation.WAYS``, for what "auto" would take if it were prepared.
 
     Raises:
         CheckpointError: if the network cannot be built.
@@ -47,12 +55,15 @@ def for_checkpoint(
         raise ValueError(
             f"runtime 'tensorrt' runs ONNX files and no checkpoints: drive-seg export {loaded.path} --to onnx makes one"
         )
+    unprepared: str | None = None
     if runtime == "auto":
-        runtime = _rule(loaded, device, precision, size, tell)
+        runtime, unprepared = _rule(loaded, device, precision, size, tell, preparation.way(prepare_first))
     if threads:
         torch.set_num_threads(threads)  # of the whole process: torch knows no other number
     if runtime == "torch":
-        return TorchRuntime(loaded.build_network(), device, precision)
+        chosen = TorchRuntime(loaded.build_network(), device, precision)
+        chosen.unprepared = unprepared
+        return chosen
     if runtime == compiled.NAME:
         device = choose_device(device)
     elif device != "auto" and parse_device(device)[0] != "cpu":
@@ -106,9 +117,39 @@ def _native(loaded: Checkpoint, precision: str, tell: Tell) -> Runtime:
     return native.NativeRuntime(loaded.build_network(), library, precision, factors)
 
 
-def _rule(loaded: Checkpoint, device: str, precision: str, size: Size, tell: Tell) -> str:
+def to_prepare(loaded: Checkpoint, device: str, precision: str) -> str | None:
+    """The runtime that "auto" would take if it were prepared, which takes seconds and is then for all sizes."""
+    _, unprepared = _fastest(loaded, device, precision, lambda text: None)
+    if (
+        native.NAME not in unprepared or precision == "int8" or preparation.earlier_failure(precision)
+    ):  # int8 takes images
+        return None
+    return native.NAME
+
+
+def _rule(
+    loaded: Checkpoint, device: str, precision: str, size: Size, tell: Tell, prepare_first: str = preparation.NEVER
+) -> tuple[str, str | None]:
+    """What "auto" takes, and what it would take if the caller prepared it, see :func:`to_prepare`."""
+    name, unprepared = _fastest(loaded, device, precision, tell)
+    if prepare_first != preparation.NEVER and (faster := to_prepare(loaded, device, precision)):
+        if prepare_first == preparation.LATER:
+            return name, faster
+        tell(f"preparing {faster} for {loaded.path.name}, once on this machine")
+        preparation.prepare_and_wait(loaded.path, device, precision, tell)
+        return _fastest(loaded, device, precision, tell)[0], None
+    if name == "torch" and unprepared:
+        command = how_to_prepare(loaded.path, unprepared[0], size, "fp32" if precision == "auto" else precision)
+        failure = preparation.earlier_failure(precision) if unprepared[0] == native.NAME else None
+        why = f"could not be prepared ({failure})" if failure else "not prepared for this model"
+        tell(f"runtime auto takes torch: {unprepared[0]} is faster, but {why}: {command}")
+    return name, None
+
+
+def _fastest(loaded: Checkpoint, device: str, precision: str, tell: Tell) -> tuple[str, list[str]]:
+    """The fastest that is prepared, or torch; and those before it that are worth preparing."""
     if device not in ("auto", "cpu") or choose_device(device) != "cpu":
-        return "torch"
+        return "torch", []
     precision, unprepared = "fp32" if precision == "auto" else precision, []
     for name in FASTEST_FIRST:
         if name not in _OWN and find_spec(name) is None:
@@ -122,16 +163,13 @@ def _rule(loaded: Checkpoint, device: str, precision: str, size: Size, tell: Tel
             else:
                 prepared = bool(cache.prepared_sizes(form_of(name, precision), loaded.sha256))
             if prepared and precision in (native.precisions() if name == native.NAME else precisions(name)):
-                return name
+                return name, unprepared
         except ValueError as error:
             tell(f"runtime auto does not take {name}: {error}")
             continue
         if not prepared and _is_worth_preparing(name, precision):
             unprepared.append(name)
-    if unprepared:
-        command = how_to_prepare(loaded.path, unprepared[0], size, precision)
-        tell(f"runtime auto takes torch: {unprepared[0]} is faster, but not prepared for this model: {command}")
-    return "torch"
+    return "torch", unprepared
 
 
 def _is_worth_preparing(name: str, precision: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -143,7 +144,8 @@ def prepare(loaded: Checkpoint, precision: str = "fp32", images: Sequence[Tensor
     check_precision(precision)
     network = fold(loaded.build_network())
     check_supported(network, TYPES[precision])
-    library = open_library(compile_if_missing())
+    file, candidate = library_file(), _candidate()
+    library = open_library(candidate or file)
     spec, factors = loaded.contract.input, None
     checked: Sequence[Tensor] = list(images) or list(synthetic_inputs(spec, spec.size))
     if precision == "int8":
@@ -154,13 +156,18 @@ def prepare(loaded: Checkpoint, precision: str = "fp32", images: Sequence[Tensor
     runtime = NativeRuntime(network, library, precision, factors)
     try:
         share = check(f"{loaded.path.name} by {NAME}", network, runtime, checked, precision)
+        if candidate is not None:
+            candidate.replace(file)
     except ConversionError as error:
         if precision == "fp32":  # then it is not the rounding, and they are wrong for every model
-            library_file().unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         raise ValueError(str(error)) from error
+    finally:
+        if candidate is not None:
+            candidate.unlink(missing_ok=True)
     if factors is not None:
         _write(_factors_file(loaded), canonical_json({**_factors_key(loaded), "factors": factors}).encode())
-    return library_file(), share
+    return file, share
 
 
 def check_precision(precision: str) -> None:
@@ -170,25 +177,35 @@ def check_precision(precision: str) -> None:
         raise ValueError(f"precision '{precision}' cannot be had: {NAME} computes in {able} on this processor")
 
 
-def compile_if_missing() -> Path:
-    """The kernels' file, compiled if it is not there.
+def _candidate() -> Path | None:
+    """The kernels, compiled, beside where they will be kept; None if they are kept already.
+
+    They are kept only once they were seen to run here: what dies of an unknown instruction does not come back.
 
     Raises:
-        ValueError: if it cannot be compiled, or the cache not be written.
+        ValueError: if they cannot be compiled, or the cache not be written.
     """
     file = library_file()
-    if not _is_whole(file):
-        write_library(kernels.compile_library())
-    return file
+    if _is_whole(file):
+        return None
+    cache.make_private(file.parent)  # what can be refused is, before it is compiled
+    candidate = file.with_name(f"{file.name}.{os.getpid()}")
+    _write(candidate, _sealed(kernels.compile_library()))
+    return candidate
 
 
 def write_library(code: bytes) -> None:
-    """Keep the kernels' code, with its hash behind it: to load half of a library ends the process.
+    """Keep the kernels' code.
 
     Raises:
         ValueError: if the cache cannot be written.
     """
-    _write(library_file(), code + hashlib.sha256(code).digest())
+    _write(library_file(), _sealed(code))
+
+
+def _sealed(code: bytes) -> bytes:
+    """Code with its hash behind it: to load half of a library ends the process."""
+    return code + hashlib.sha256(code).digest()
 
 
 def _is_whole(file: Path) -> bool:

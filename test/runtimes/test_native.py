@@ -195,7 +195,7 @@ def can_compile(monkeypatch):
 def test_auto_takes_pytorch_until_it_is_prepared_and_says_how(saved, can_compile, monkeypatch, precision, ending):
     monkeypatch.setattr(native, "precisions", lambda: ("fp32", "bf16", "int8"))
     loaded, told = saved(), []
-    assert choice._rule(loaded, "cpu", precision, SMALL, told.append) == "torch"
+    assert choice._rule(loaded, "cpu", precision, SMALL, told.append) == ("torch", None)
     command = f"drive-seg export {loaded.path} --prepare --to native{ending}"
     assert told == [f"runtime auto takes torch: native is faster, but not prepared for this model: {command}"]
 
