@@ -154,11 +154,7 @@ class Ground:
 
     def __init__(self, lens: Lens, mounting: Mounting, grid: GridSpec) -> None:
         self.lens, self.mounting, self.grid = lens, mounting, grid
-        if not mounting.position[2] > 0:
-            raise GroundError(
-                f"the camera is {mounting.position[2]:.2f} m above the plane z = 0 of the vehicle frame, which is the "
-                "ground here: it must be above it"
-            )
+        check_height(mounting)
         points = self._ground_points()
         away = points - mounting.position[:2]
         distance = np.hypot(away[:, 0], away[:, 1])
@@ -173,6 +169,11 @@ class Ground:
         self._bearings = int(self._bearing.max(initial=0)) + 1
         self._seen = np.full(grid.rows * grid.columns + 1, UNSEEN, np.int8)
         self._seen[self._cell] = FREE
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the camera looks at any cell of the grid."""
+        return bool((self._seen[:-1] == FREE).any())
 
     def occupancy(self, kinds: np.ndarray) -> np.ndarray:
         """The grid of one mask.
@@ -248,6 +249,15 @@ class Ground:
     @property
     def _rotation(self) -> np.ndarray:
         return np.array(self.mounting.rotation)
+
+
+def check_height(mounting: Mounting) -> None:
+    """GroundError unless the camera is above the ground."""
+    if not mounting.position[2] > 0:
+        raise GroundError(
+            f"the camera is {mounting.position[2]:.2f} m above the plane z = 0 of the vehicle frame, which is the "
+            "ground here: it must be above it"
+        )
 
 
 def ground_kinds(label: np.ndarray, drivable: np.ndarray, flat: Sequence[int]) -> np.ndarray:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 
-MODELS = {"plumb_bob": (4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
-"""Distortion models, and how many coefficients each has."""
+_OPENCV = (4, 5, 8, 12, 14)
+"""k1, k2, p1, p2, k3, then k4 to k6 of the rational model, s1 to s4 of thin prisms, tau_x, tau_y of a tilted sensor."""
+MODELS = {"plumb_bob": _OPENCV, "rational_polynomial": _OPENCV, "equidistant": (4,)}
+"""Distortion models, and how many coefficients each has: OpenCV's by whichever of its two names. Zeros may follow."""
+ALIASES = {
+    "fisheye": "equidistant",
+    "kannalabrandt": "equidistant",
+    "kannalabrandt4": "equidistant",
+    "radtan": "plumb_bob",
+    "brownconrady": "plumb_bob",
+}
+"""What drivers and calibrators call these models, in small letters and without what is between words."""
+OTHER_SIZE = 1.33
+"""A principal point that is so much farther, or less far, down and across the picture than the middle is of another
+picture."""
 REPROJECTION_PX = 0.1
 """A ray that does not come back to its pixel within this is not known: distortions may have no inverse out there."""
 NEWTON_STEPS, NODES = 8, 240
@@ -26,7 +41,7 @@ class Lens:
     """Intrinsics of a camera, in pixels; the centre of the first pixel is (0, 0).
 
     Attributes:
-        model: ``plumb_bob``, ``rational_polynomial`` or ``equidistant``.
+        model: one of :data:`MODELS`.
         distortion: the model's coefficients; none of them for an ideal lens.
     """
 
@@ -49,7 +64,7 @@ class Lens:
         p: Sequence[float],
         rectified: bool,
     ) -> Lens:
-        """From the fields of a CameraInfo.
+        """From the fields of a CameraInfo, for its full resolution; see :meth:`window`.
 
         Args:
             size: (height, width).
@@ -57,23 +72,45 @@ class Lens:
             rectified: the images are rectified, so ``p`` is what describes them, and there is no distortion.
 
         Raises:
-            LensError: if the camera is not calibrated, or the model is not known.
+            LensError: if the camera is not calibrated, or for images of another size, or the model is not known.
         """
-        fx, cx, fy, cy = (p[0], p[2], p[5], p[6]) if rectified else (k[0], k[2], k[4], k[5])
-        if not (all(map(math.isfinite, (fx, fy, cx, cy, *d))) and fx > 0 and fy > 0):
-            raise LensError(f"camera_info holds no calibration: the focal lengths in {'P' if rectified else 'K'} are 0")
-        coefficients = () if rectified or not any(d) else tuple(float(value) for value in d)
-        if coefficients or model == "equidistant":
-            if model not in MODELS:
-                raise LensError(f"camera_info has the distortion model '{model}'; known are {', '.join(MODELS)}")
-            if coefficients and len(coefficients) not in MODELS[model]:
-                raise LensError(
-                    f"camera_info has {len(coefficients)} coefficients of distortion, and {model} has "
-                    f"{' or '.join(map(str, MODELS[model]))}"
-                )
-        ideal = rectified or model != "equidistant" and not coefficients
-        model = "plumb_bob" if ideal else model
-        return cls(size[1], size[0], float(fx), float(fy), float(cx), float(cy), model, coefficients)
+        fx, cx, fy, cy = (float(m) for m in ((p[0], p[2], p[5], p[6]) if rectified else (k[0], k[2], k[4], k[5])))
+        matrix = "P" if rectified else "K"
+        if not (all(map(math.isfinite, (fx, fy, cx, cy))) and fx > 0 and fy > 0):
+            raise LensError(
+                f"camera_info holds no calibration: {matrix} has the focal lengths {fx:g} and {fy:g} and the principal "
+                f"point ({cx:g}, {cy:g})"
+            )
+        across, down = 2 * cx / max(size[1], 1), 2 * cy / max(size[0], 1)
+        aside = min(across, down) > OTHER_SIZE or max(across, down) < 1 / OTHER_SIZE
+        if aside and min(across, down) > 0 and abs(across - down) < 0.15 * across:
+            raise LensError(
+                f"camera_info has a {matrix} of images of about {2 * cx:.0f}x{2 * cy:.0f}, by its principal point, and "
+                f"says that they are {size[1]}x{size[0]}: calibrate in the size of the images, or scale {matrix}"
+            )
+        if rectified:
+            return cls(size[1], size[0], fx, fy, cx, cy)
+        name, coefficients = _distortion(model, d)
+        return cls(size[1], size[0], fx, fy, cx, cy, name, coefficients)
+
+    def window(self, offset: tuple[int, int], binning: tuple[int, int], size: tuple[int, int]) -> Lens:
+        """The lens for images of a region of the sensor, binned, as image_geometry applies ``roi`` and ``binning_*``.
+
+        Args:
+            offset: of the region, (rows, columns) in full resolution.
+            binning: pixels that are one pixel of the image, (vertical, horizontal).
+            size: (height, width) of the images.
+        """
+        (top, left), (down, across) = offset, binning
+        return replace(
+            self,
+            width=size[1],
+            height=size[0],
+            fx=self.fx / across,
+            fy=self.fy / down,
+            cx=(self.cx - left) / across,
+            cy=(self.cy - top) / down,
+        )
 
     def rays(self) -> np.ndarray:
         """Where each pixel looks, float64 [H, W, 3], unit vectors in the optical frame; NaN where that is not known."""
@@ -112,13 +149,15 @@ class Lens:
 
     def _distorted(self, flat: np.ndarray) -> np.ndarray:
         """As sensor_msgs and OpenCV define it, [N, 2] -> [N, 2], in the plane at focal length 1."""
-        k1, k2, p1, p2, k3, k4, k5, k6 = [*self.distortion, *(0.0,) * (8 - len(self.distortion))]
+        given = [*self.distortion, *(0.0,) * (14 - len(self.distortion))]
+        k1, k2, p1, p2, k3, k4, k5, k6, s1, s2, s3, s4, *tilt = given
         x, y = flat.T
         square, xy = x * x + y * y, x * y
         radial = (1 + square * (k1 + square * (k2 + square * k3))) / (1 + square * (k4 + square * (k5 + square * k6)))
-        bent_x = x * radial + 2 * p1 * xy + p2 * (square + 2 * x * x)
-        bent_y = y * radial + p1 * (square + 2 * y * y) + 2 * p2 * xy
-        return np.stack([bent_x, bent_y], axis=1)
+        bent_x = x * radial + 2 * p1 * xy + p2 * (square + 2 * x * x) + square * (s1 + square * s2)
+        bent_y = y * radial + p1 * (square + 2 * y * y) + 2 * p2 * xy + square * (s3 + square * s4)
+        bent = np.stack([bent_x, bent_y], axis=1)
+        return _tilted(bent, *tilt) if any(tilt) else bent
 
     def _undistorted(self, target: np.ndarray) -> np.ndarray:
         """The inverse, by Newton's method; NaN where there is none.
@@ -166,6 +205,59 @@ class Lens:
         shrinking = np.flatnonzero(np.diff(bent) <= 0)
         end = shrinking[0] + 1 if len(shrinking) else len(angles)
         return angles[:end], bent[:end]
+
+
+def image_size(info: Any) -> tuple[int, int]:
+    """(height, width) of the images that a CameraInfo is of: its region of interest, binned."""
+    (_, _, height, width), (down, across) = _region(info), binning(info)
+    return height // down, width // across
+
+
+def binning(info: Any) -> tuple[int, int]:
+    """(vertical, horizontal) of a CameraInfo; 0 stands for 1 there."""
+    return max(info.binning_y, 1), max(info.binning_x, 1)
+
+
+def offset(info: Any) -> tuple[int, int]:
+    """(rows, columns) of a CameraInfo's region of interest."""
+    return _region(info)[:2]
+
+
+def _region(info: Any) -> tuple[int, int, int, int]:
+    """Top, left, height, width; a region whose size is 0 goes up to the border."""
+    roi = info.roi
+    return roi.y_offset, roi.x_offset, roi.height or info.height - roi.y_offset, roi.width or info.width - roi.x_offset
+
+
+def _distortion(model: str, d: Sequence[float]) -> tuple[str, tuple[float, ...]]:
+    """Model and coefficients as :class:`Lens` has them."""
+    name = ALIASES.get(re.sub(r"[\W_]", "", model).lower(), model)
+    given = [float(value) for value in d]
+    if not all(map(math.isfinite, given)):
+        raise LensError(f"camera_info has coefficients of distortion that are not finite: {given}")
+    if not any(given) and name != "equidistant":
+        return "plumb_bob", ()
+    if name not in MODELS:
+        raise LensError(f"camera_info has the distortion model '{model}'; known are {', '.join(MODELS)}")
+    used = max((place for place, value in enumerate(given, 1) if value), default=0)
+    counts = (len(given), *MODELS[name]) if len(given) in MODELS[name] else MODELS[name]
+    count = next((count for count in counts if count >= used), None)
+    if count is None or 0 < len(given) < MODELS[name][0]:
+        raise LensError(
+            f"camera_info has {len(given)} coefficients of distortion, and {name} has "
+            f"{' or '.join(map(str, MODELS[name]))}"
+        )
+    coefficients = (*given, *(0.0,) * count)[:count]
+    return name, coefficients if used else ()
+
+
+def _tilted(flat: np.ndarray, tau_x: float, tau_y: float) -> np.ndarray:
+    """Points [N, 2] as they fall on a sensor that is tilted about x and then y, in radians."""
+    (cx, sx), (cy, sy) = ((math.cos(angle), math.sin(angle)) for angle in (tau_x, tau_y))
+    turn = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]]) @ np.array([[1, 0, 0], [0, cx, sx], [0, -sx, cx]])
+    onto = np.array([[turn[2, 2], 0, -turn[0, 2]], [0, turn[2, 2], -turn[1, 2]], [0, 0, 1]])
+    points = np.concatenate([flat, np.ones((len(flat), 1))], axis=1) @ (onto @ turn).T
+    return points[:, :2] / points[:, 2:]
 
 
 def _units(flat: np.ndarray) -> np.ndarray:

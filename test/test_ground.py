@@ -1,12 +1,14 @@
 """Free space on the ground, on geometry that is known exactly."""
 
 import math
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
 from drive_seg.ground import FREE, OCCUPIED, UNSEEN, GridSpec, Ground, GroundError, Mounting, ground_kinds
-from drive_seg.lens import Lens, LensError
+from drive_seg.lens import Lens, LensError, binning, image_size, offset
 from drive_seg.masks import drivable_mask
 from drive_seg.synth.drive import SynthDrive
 
@@ -333,12 +335,109 @@ def test_a_calibration_is_read_as_ros_writes_it() -> None:
     assert lens(BENT.distortion, "plumb_bob", rectified=True) == Lens(320, 200, 150.0, 150.0, 160.0, 90.0)
     with pytest.raises(LensError, match="distortion model 'mei'; known are plumb_bob, "):
         lens((0.1,), "mei")
-    with pytest.raises(LensError, match="3 coefficients of distortion, and plumb_bob has 4 or 5"):
+    with pytest.raises(LensError, match="3 coefficients of distortion, and plumb_bob has 4 or 5 or 8 or 12 or 14"):
         lens((0.1, 0.1, 0.1), "plumb_bob")
-    with pytest.raises(LensError, match="no calibration: the focal lengths in K are 0"):
-        Lens.from_calibration((200, 320), (0.0,) * 9, (), "plumb_bob", P, False)
-    with pytest.raises(LensError, match="no calibration"):
-        Lens.from_calibration((200, 320), (math.nan, *K[1:]), (), "plumb_bob", P, False)
+    with pytest.raises(LensError, match="not finite"):
+        lens((0.1, 0.1, math.nan, 0.1), "plumb_bob")
+
+
+@pytest.mark.parametrize(
+    ("model", "d", "expected", "count"),
+    [
+        ("fisheye", (0.1, 0.0, 0.0, 0.0), "equidistant", 4),
+        ("Kannala Brandt4", (0.1, 0.0, 0.0, 0.0), "equidistant", 4),
+        ("kannala_brandt", (0.1, 0.0, 0.0, 0.0, 0.0), "equidistant", 4),
+        ("equidistant", (0.1, 0.0, 0.0, 0.0, *(0.0,) * 10), "equidistant", 4),
+        ("plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0), "plumb_bob", 5),
+        ("plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0), "plumb_bob", 4),
+        ("Brown Conrady", (0.1, 0.0, 0.0, 0.0, 0.2), "plumb_bob", 5),
+        ("plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.2), "plumb_bob", 8),
+        ("rational_polynomial", (0.1,) * 14, "rational_polynomial", 14),
+    ],
+)
+def test_models_go_by_the_names_and_counts_that_drivers_give(
+    model: str, d: tuple[float, ...], expected: str, count: int
+) -> None:
+    lens = Lens.from_calibration((200, 320), K, d, model, P, False)
+    assert (lens.model, lens.distortion) == (expected, d[:count])
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("rectified", [False, True])
+def test_a_camera_that_is_not_calibrated_is_refused(value: float, rectified: bool) -> None:
+    k, p = (value, *K[1:]), (value, *P[1:])
+    matrix = "P" if rectified else "K"
+    with pytest.raises(LensError, match=f"no calibration: {matrix} has the focal lengths {value:g} and "):
+        Lens.from_calibration((200, 320), k, (), "plumb_bob", p, rectified)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.6, 1.5, 2.0, 3.0])
+def test_a_calibration_for_another_size_is_refused(factor: float) -> None:
+    k = (180.0, 0, 160.0 * factor, 0, 175.0, 100.0 * factor, 0, 0, 1)
+    about = f"of images of about {320 * factor:.0f}x{200 * factor:.0f}, by its principal point, .* they are 320x200"
+    with pytest.raises(LensError, match=about):
+        Lens.from_calibration((200, 320), k, (), "plumb_bob", P, False)
+
+
+@pytest.mark.parametrize(("cx", "cy"), [(160, 20), (160, -60), (160, 190), (130, 80), (200, 110), (70, 100)])
+def test_a_cut_picture_with_its_principal_point_aside_is_taken(cx: float, cy: float) -> None:
+    k = (180.0, 0, cx, 0, 175.0, cy, 0, 0, 1)
+    assert Lens.from_calibration((200, 320), k, (), "plumb_bob", P, False).cy == cy
+
+
+THIN = (0.3, 0.02, 1e-3, -5e-4, 0.001, 0.4, 0.09, 0.005, 0.004, -0.002, 0.003, 0.001)
+
+
+@pytest.mark.parametrize("d", [THIN[:5], THIN[:8], THIN, (*THIN, 0.02, -0.03)], ids=len)
+def test_distortions_are_opencvs(d: tuple[float, ...]) -> None:
+    lens = Lens.from_calibration((200, 320), K, d, "rational_polynomial", P, False)
+    points = np.random.default_rng(0).uniform((-1, -0.6, 1.5), (1, 0.6, 3), (50, 3))
+    matrix = np.array(K, float).reshape(3, 3)
+    expected = cv2.projectPoints(points, np.zeros(3), np.zeros(3), matrix, np.array(d))[0].reshape(-1, 2)
+    np.testing.assert_allclose(lens.project(points), expected, atol=1e-9)
+    rays = lens.rays()
+    back = lens.project(rays[20:180:9, 20:300:9].reshape(-1, 3))
+    pixels = np.stack(np.meshgrid(np.arange(20, 300, 9), np.arange(20, 180, 9)), axis=-1).reshape(-1, 2)
+    assert np.abs(back - pixels).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("roi", "bins", "size"),
+    [
+        ((0, 0, 0, 0), (0, 0), (480, 640)),
+        ((0, 0, 0, 0), (2, 2), (240, 320)),
+        ((100, 60, 400, 300), (1, 1), (300, 400)),
+        ((100, 60, 400, 300), (4, 2), (150, 100)),
+        ((0, 60, 0, 0), (1, 1), (420, 640)),
+    ],
+    ids=["all of it", "binned", "region", "region, binned", "without its upper part"],
+)
+def test_a_region_and_binning_show_what_the_whole_picture_shows(
+    roi: tuple[int, ...], bins: tuple[int, int], size: tuple[int, int]
+) -> None:
+    x, y, width, height = roi
+    info = SimpleNamespace(
+        height=480,
+        width=640,
+        binning_x=bins[0],
+        binning_y=bins[1],
+        roi=SimpleNamespace(x_offset=x, y_offset=y, width=width, height=height),
+    )
+    assert image_size(info) == size
+    whole = Lens(640, 480, 500.0, 490.0, 322.0, 236.0, "plumb_bob", (-0.1, 0.02, 0.0, 0.0))
+    part = whole.window(offset(info), binning(info), size)
+    assert (part.height, part.width) == size and part.distortion == whole.distortion
+    points = np.random.default_rng(1).uniform((-1, -0.6, 2), (1, 0.6, 3), (20, 3))
+    scale = np.maximum(bins, 1)
+    np.testing.assert_allclose(part.project(points), (whole.project(points) - (x, y)) / scale)
+
+
+def test_a_camera_that_looks_at_none_of_the_grid_is_known() -> None:
+    grid = GridSpec(0.5, 10.0, 5.0)
+    assert Ground(PLAIN, Mounting.from_pose(*STRAIGHT), grid).is_seen
+    assert not Ground(PLAIN, Mounting.from_pose(*REAR), grid).is_seen
+    up = Mounting.from_transform((0.0, 0.0, 1.5), (0.0, 0.0, 0.0, 1.0))  # of a body frame, as if it were optical
+    assert not Ground(PLAIN, up, grid).is_seen
 
 
 def test_rays_of_a_large_picture_are_right_between_the_points_that_are_solved() -> None:
