@@ -14,6 +14,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from drive_seg import foreign_encodings
 from drive_seg.image_encodings import BAYER, SUPPORTED, ImageError, rows8, sixteen_to_eight_bit, to_bgr
 from drive_seg.image_files import FileKind, PngLayout, check_jpeg, check_png, file_kind
 
@@ -29,12 +30,15 @@ _PICTURE = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPT
 _GREY = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION | cv2.IMREAD_ANYDEPTH
 
 
-def decode(msg: Image | CompressedImage) -> np.ndarray:
+def decode(msg: Image | CompressedImage, bits: int = 16) -> np.ndarray:
     """The picture of a camera message.
 
     Grey pictures get three equal channels, alpha is dropped, 16 bits become 8 by ``round(value / 257)``, YUV
     is read as BT.601 with limited range. Encodings outside ``image_encodings``' table go to ``cv_bridge``
     where it is installed.
+
+    Args:
+        bits: how many of a 16-bit sample the sensor fills, see ``image_encodings.sixteen_to_eight_bit``.
 
     Returns:
         uint8 [H, W, 3] BGR, C-contiguous. For unpadded ``bgr8`` and ``8UC3`` it is a view of the message's
@@ -44,11 +48,11 @@ def decode(msg: Image | CompressedImage) -> np.ndarray:
         ImageError: the message is empty, contradicts itself, is damaged, or its encoding is not supported.
     """
     if _is_compressed(msg):
-        return _decode_file(msg)
-    if msg.encoding not in SUPPORTED:
-        return _through_cv_bridge(msg)
+        return _decode_file(msg, bits)
     data = _as_array(msg.data)
-    return to_bgr(msg.encoding, data, msg.height, msg.width, msg.step, bool(msg.is_bigendian))
+    if msg.encoding not in SUPPORTED:
+        return foreign_encodings.to_bgr(msg, data)
+    return to_bgr(msg.encoding, data, msg.height, msg.width, msg.step, bool(msg.is_bigendian), bits)
 
 
 def decode_label(msg: Image | CompressedImage) -> np.ndarray:
@@ -147,31 +151,16 @@ def _check_writable(array: np.ndarray, encoding: str) -> None:
         raise ImageError(f"{encoding} needs uint8 {shape}, not {array.dtype} of shape {array.shape}")
 
 
-def _through_cv_bridge(msg: Image) -> np.ndarray:
-    reason = f"encoding '{msg.encoding}' is not supported"
-    try:
-        from cv_bridge import CvBridge
-    except ImportError:
-        raise ImageError(f"{reason} (supported: {', '.join(SUPPORTED)}; others need cv_bridge)") from None
-    try:
-        image = np.ascontiguousarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding="bgr8"))
-    except Exception as error:  # whatever cv_bridge stumbles over is a fault of this one frame
-        raise ImageError(f"{reason}, and cv_bridge cannot convert it: {error}") from error
-    if image.dtype != np.uint8 or image.shape != (msg.height, msg.width, 3):
-        raise ImageError(f"{reason}, and cv_bridge made {image.dtype} of shape {image.shape} of it")
-    return image
-
-
-def _decode_file(msg: CompressedImage) -> np.ndarray:
+def _decode_file(msg: CompressedImage, bits: int) -> np.ndarray:
     source, target = _split_format(msg.format)
     file, kind, layout = _open_file(msg)
     bayer = source.replace("16", "8")  # the samples of a 16-bit file are scaled to 8 bits on reading
     if layout is not None and layout.is_grey and bayer in BAYER:
         # compressed_image_transport stores a mosaic as it is in PNG (in JPEG it writes mono8 instead)
-        mosaic = _imdecode(file, _GREY, kind)
+        mosaic = _imdecode(file, _GREY, kind, bits)
         height, width = mosaic.shape
         return to_bgr(bayer, mosaic.ravel(), height, width, step=width)
-    image = _imdecode(file, _PICTURE, kind)
+    image = _imdecode(file, _PICTURE, kind, bits)
     # What counts is the order in the file. compressed_image_transport converts to BGR, hands that to OpenCV's
     # encoder, which stores it as the RGB that PNG and JPEG prescribe, and says "compressed bgr8": rgb8 images
     # too have their true colours in the file. Only "compressed rgb8" says that the encoder was given RGB and
@@ -223,11 +212,11 @@ def _open_file(msg: CompressedImage) -> tuple[np.ndarray, FileKind, PngLayout | 
     return data, kind, None
 
 
-def _imdecode(file: np.ndarray, flags: int, kind: FileKind) -> np.ndarray:
+def _imdecode(file: np.ndarray, flags: int, kind: FileKind, bits: int = 16) -> np.ndarray:
     try:
         image = cv2.imdecode(file, flags)
     except cv2.error as error:
         raise ImageError(f"OpenCV cannot read the {kind} data ({len(file)} bytes): {error.err}") from None
     if image is None:
         raise ImageError(f"the {kind} data is corrupt ({len(file)} bytes)")
-    return sixteen_to_eight_bit(image) if image.dtype == np.uint16 else image
+    return sixteen_to_eight_bit(image, bits) if image.dtype == np.uint16 else image

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import Image
 
-from drive_seg.image_encodings import PACKED, SEMI_PLANAR, SUPPORTED, sixteen_to_eight_bit
+from drive_seg.image_encodings import PACKED, SEMI_PLANAR, SUPPORTED, WHOLE_ROWS, WIDE, sixteen_to_eight_bit
 from drive_seg.image_messages import ImageError, decode
 
 # BGR. Primaries find swapped channels, the mixed ones find swapped chroma and wrong scaling.
@@ -90,6 +90,30 @@ def semi_planar(order: str) -> np.ndarray:
     return raw
 
 
+def whole_rows(encoding: str, padding: int) -> np.ndarray:
+    """The chart as rows of luma with padding, then chroma with its share of the padding."""
+    chart = color_chart()
+    planes = np.array([[yuv(tuple(pixel)) for pixel in row] for row in chart.tolist()], np.uint8)
+    luma, u, v = planes[..., 0], planes[..., 1], planes[..., 2]
+    if encoding == "nv24":
+        chroma = [(np.dstack([u, v]).reshape(len(chart), -1), 2 * padding)]
+    else:
+        chroma = [(u[:, ::2], padding // 2), (v[:, ::2], padding // 2)]
+    parts = [np.pad(plane, ((0, 0), (0, more)), constant_values=FILLER) for plane, more in [(luma, padding), *chroma]]
+    return np.concatenate([part.reshape(-1) for part in parts])
+
+
+def row_bytes(encoding: str, width: int) -> int:
+    if encoding in WIDE:
+        return 2 * row_bytes(WIDE[encoding], width)
+    return width * PACKED.get(encoding, (1,))[0]
+
+
+def rows_of(encoding: str, height: int) -> int:
+    """How many rows of ``step`` bytes an image has."""
+    return height * 3 // 2 if encoding in SEMI_PLANAR else height * WHOLE_ROWS.get(encoding, 1)
+
+
 WIDTH, HEIGHT = 4 * SIDE, 2 * SIDE
 
 
@@ -126,6 +150,34 @@ def test_mono16_is_scaled_to_eight_bit(is_bigendian: int, padding: int) -> None:
     np.testing.assert_array_equal(image, np.dstack([expected] * 3))
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("is_bigendian", [0, 1])
+@pytest.mark.parametrize("order", ["rgb", "bgr", "rgba", "bgra"])
+def test_sixteen_bit_colors(order: str, is_bigendian: int, padding: int) -> None:
+    chart = color_chart().astype(np.uint16) * 257
+    planes = {"b": chart[..., 0], "g": chart[..., 1], "r": chart[..., 2], "a": chart[..., 0]}
+    samples = np.dstack([planes[letter] for letter in order]).astype(">u2" if is_bigendian else "<u2")
+    rows = samples.view(np.uint8).reshape(HEIGHT, -1)
+    image = decode(message(f"{order}16", rows, WIDTH, padding, is_bigendian=is_bigendian))
+    np.testing.assert_array_equal(image, color_chart())
+    assert image.flags.c_contiguous
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_sixteen_bit_bayer_of_sensors_that_fill_fewer(pattern: str, padding: int, bits: int) -> None:
+    samples = np.rint(mosaic(pattern) / 255 * (2**bits - 1)).astype("<u2")
+    image = decode(message(f"bayer_{pattern}16", samples.view(np.uint8), WIDTH, padding), bits)
+    assert_chart(image, tolerance=0)
+
+
+def test_samples_beyond_the_sensors_bits_are_white() -> None:
+    samples = np.array([[0, 2048, 4095, 4096, 65535]], "<u2")
+    image = decode(message("mono16", samples.view(np.uint8), 5), 12)
+    assert image[0, :, 0].tolist() == [0, 128, 255, 255, 255]
+
+
 def test_sixteen_bit_samples_are_rounded_over_the_whole_range() -> None:
     samples = np.arange(65536, dtype=np.uint16)[np.newaxis]
     np.testing.assert_array_equal(sixteen_to_eight_bit(samples), np.rint(samples / 257).astype(np.uint8))
@@ -153,6 +205,14 @@ def test_semi_planar_yuv(encoding: str, order: str, padding: int, height: int) -
     assert_chart(decode(msg), tolerance=3)
 
 
+@pytest.mark.parametrize("padding", [0, 2, 64])
+@pytest.mark.parametrize("encoding", ["nv24", "yuv422p"])
+def test_yuv_whose_chroma_has_as_many_rows(encoding: str, padding: int) -> None:
+    data = whole_rows(encoding, padding)
+    msg = Image(encoding=encoding, height=HEIGHT, width=WIDTH, step=WIDTH + padding, data=data.tobytes())
+    assert_chart(decode(msg), tolerance=3)
+
+
 def test_every_encoding_is_covered_by_a_chart() -> None:
     covered = {
         "bgr8",
@@ -168,13 +228,14 @@ def test_every_encoding_is_covered_by_a_chart() -> None:
         "yuv422_yuy2",
     }
     covered |= {"yuyv", "nv12", "nv21", "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"}
+    covered |= {"rgb16", "bgr16", "rgba16", "bgra16", "nv24", "yuv422p"}
+    covered |= {"bayer_rggb16", "bayer_bggr16", "bayer_gbrg16", "bayer_grbg16"}
     assert set(SUPPORTED) == covered
 
 
 @pytest.mark.parametrize("encoding", SUPPORTED)
 def test_trailing_data_is_ignored(encoding: str) -> None:
-    row_bytes = 24 if encoding == "mono16" or encoding in SEMI_PLANAR else 12 * PACKED[encoding][0]
-    rows = np.full((24 + 12, row_bytes), 200, np.uint8)
+    rows = np.full((rows_of(encoding, 24), row_bytes(encoding, 12)), 200, np.uint8)
     exact = message(encoding, rows, width=12, height=24)
     more = message(encoding, np.vstack([rows, rows[:7]]), width=12, height=24)
     np.testing.assert_array_equal(decode(exact), decode(more))
@@ -216,7 +277,7 @@ def test_zero_size_is_refused(encoding: str, height: int, width: int) -> None:
 @pytest.mark.parametrize("encoding", SUPPORTED)
 def test_data_one_byte_too_short_is_refused(encoding: str) -> None:
     step = 64
-    needed = step * (12 if encoding in SEMI_PLANAR else 8)
+    needed = step * rows_of(encoding, 8)
     msg = Image(encoding=encoding, height=8, width=8, step=step, data=bytes(needed))
     assert decode(msg).shape == (8, 8, 3)
     msg.data = bytes(needed - 1)
@@ -226,8 +287,8 @@ def test_data_one_byte_too_short_is_refused(encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", SUPPORTED)
 def test_step_one_byte_too_short_is_refused(encoding: str) -> None:
-    row = 8 if encoding in SEMI_PLANAR else 16 if encoding == "mono16" else 8 * PACKED[encoding][0]
-    msg = Image(encoding=encoding, height=8, width=8, step=row - 1, data=bytes(row * 12))
+    row = row_bytes(encoding, 8)
+    msg = Image(encoding=encoding, height=8, width=8, step=row - 1, data=bytes(row * 24))
     with pytest.raises(ImageError, match=rf"step is {row - 1} bytes.*needs {row}"):
         decode(msg)
 
@@ -241,10 +302,12 @@ def test_step_one_byte_too_short_is_refused(encoding: str) -> None:
         ("nv21", 7, 8),
         ("bayer_rggb8", 2, 8),
         ("bayer_grbg8", 8, 2),
+        ("bayer_grbg16", 8, 2),
+        ("yuv422p", 8, 7),
     ],
 )
 def test_sizes_without_whole_color_cells_are_refused(encoding: str, height: int, width: int) -> None:
-    msg = Image(encoding=encoding, height=height, width=width, step=32, data=bytes(32 * 16))
+    msg = Image(encoding=encoding, height=height, width=width, step=32, data=bytes(32 * 24))
     with pytest.raises(ImageError, match=encoding):
         decode(msg)
 

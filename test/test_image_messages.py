@@ -1,9 +1,11 @@
 """Labels, messages built from arrays, cv_bridge as fallback and as oracle, and life without rclpy."""
 
 import array
+import re
 import subprocess
 import sys
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from drive_seg import foreign_encodings
 from drive_seg.image_encodings import BAYER
 from drive_seg.image_messages import ImageError, decode, decode_label, to_compressed_png, to_image
 
@@ -175,47 +178,107 @@ def test_writing_another_encoding_is_refused(build) -> None:
 # encodings outside the table
 
 
-def foreign(encoding: str = "bgra16") -> Image:
-    return Image(encoding=encoding, height=3, width=4, step=32, data=bytes(96))
+WORKING = """
+import types
+import numpy as np
+
+class CvBridge:
+    def encoding_to_dtype_with_channels(self, encoding):
+        if encoding != "grb16":
+            raise RuntimeError(f"Unrecognized image encoding [{encoding}]")
+        return "uint16", 3
+
+    def imgmsg_to_cv2(self, msg, desired_encoding):
+        assert desired_encoding == "bgr8"
+        if msg.encoding == "rgb8":  # the trial
+            return np.frombuffer(msg.data, np.uint8).reshape(msg.height, msg.width, 3)[..., ::-1]
+        assert (msg.encoding, msg.step, len(msg.data)) == ("grb16", 6 * msg.width, 6 * msg.width * msg.height)
+        samples = np.frombuffer(msg.data, ">u2" if msg.is_bigendian else "<u2")
+        return (samples.reshape(msg.height, msg.width, 3) // 257).astype(np.uint8)[..., [2, 0, 1]]
+"""
+DYING = "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"
+
+
+@pytest.fixture
+def install_cv_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Puts a stand-in of this source before the cv_bridge that may be installed."""
+
+    def install(source: str) -> None:
+        (tmp_path / "cv_bridge.py").write_text(source)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
+    foreign_encodings.why_unusable.cache_clear()
+    yield install
+    foreign_encodings.why_unusable.cache_clear()
+    sys.modules.pop("cv_bridge", None)
+
+
+def foreign(encoding: str = "grb16", padding: int = 0, is_bigendian: int = 0) -> Image:
+    """COLORS with its channels in another order, 16 bits each."""
+    height, width = COLORS.shape[:2]
+    samples = COLORS[..., [1, 2, 0]].astype(np.uint16) * 257
+    samples = samples.astype(">u2" if is_bigendian else "<u2", order="C")
+    rows = np.pad(samples.view(np.uint8).reshape(height, -1), ((0, 0), (0, padding)), constant_values=0xAB)
+    step = rows.shape[1]
+    return Image(
+        encoding=encoding, height=height, width=width, step=step, is_bigendian=is_bigendian, data=rows.tobytes()
+    )
 
 
 def test_unknown_encoding_without_cv_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv_bridge", None)
-    with pytest.raises(ImageError, match=r"^encoding 'foo8' is not supported \(supported: bgr8, .*, nv21;"):
+    with pytest.raises(ImageError, match=r"^encoding 'foo8' is not supported \(supported: bgr8, .*, nv21, .*;"):
         decode(foreign("foo8"))
 
 
-class ImportedBridge:
-    """cv_bridge's part of the conversation; ``answer`` is what it returns or raises."""
-
-    answer: object = None
-
-    def imgmsg_to_cv2(self, msg: Image, desired_encoding: str) -> np.ndarray:
-        assert (msg.encoding, desired_encoding) == ("bgra16", "bgr8")
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-def answer_of_cv_bridge(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
-    bridge = type("CvBridge", (ImportedBridge,), {"answer": answer})
-    monkeypatch.setitem(sys.modules, "cv_bridge", types.SimpleNamespace(CvBridge=bridge))
-
-
-def test_unknown_encoding_goes_to_cv_bridge(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer_of_cv_bridge(monkeypatch, COLORS[..., ::-1])
-    image = decode(foreign())
-    np.testing.assert_array_equal(image, COLORS[..., ::-1])
+@pytest.mark.parametrize("padding", [0, 1, 6, 7])
+@pytest.mark.parametrize("is_bigendian", [0, 1])
+def test_unknown_encoding_goes_to_cv_bridge_without_padding(
+    install_cv_bridge: Callable[[str], None], padding: int, is_bigendian: int
+) -> None:
+    install_cv_bridge(WORKING)
+    image = decode(foreign(padding=padding, is_bigendian=is_bigendian))
+    np.testing.assert_array_equal(image, COLORS)
     assert image.flags.c_contiguous
 
 
 @pytest.mark.parametrize(
-    "answer", [RuntimeError("no such conversion"), np.zeros((3, 4), np.uint8), np.zeros((3, 4, 3))]
+    ("source", "reason"),
+    [
+        (DYING, "a trial was ended by SIGSEGV"),
+        ("import numpy.no_such_part", "ModuleNotFoundError: No module named 'numpy.no_such_part'"),
+        (WORKING.replace("::-1", ":"), "AssertionError"),
+    ],
+    ids=["dies", "cannot be imported", "wrong"],
 )
-def test_what_cv_bridge_cannot_convert_is_refused(answer: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer_of_cv_bridge(monkeypatch, answer)
-    with pytest.raises(ImageError, match="encoding 'bgra16' is not supported, and cv_bridge"):
+def test_a_cv_bridge_that_does_not_work_costs_the_frame_alone(
+    install_cv_bridge: Callable[[str], None], source: str, reason: str
+) -> None:
+    install_cv_bridge(source)
+    beginning = f"encoding 'grb16' is not supported, and cv_bridge does not work with the NumPy {np.__version__}"
+    for _ in range(2):
+        with pytest.raises(ImageError, match=f"^{re.escape(beginning)} that is installed: {reason}"):
+            decode(foreign())
+
+
+@pytest.mark.parametrize("shape", ["(3, 4), np.uint8", "(3, 4, 3)"])
+def test_what_cv_bridge_makes_no_picture_of_is_refused(install_cv_bridge: Callable[[str], None], shape: str) -> None:
+    install_cv_bridge(WORKING.replace("return (samples", f"return np.zeros({shape}) if 1 else (samples"))
+    with pytest.raises(ImageError, match="encoding 'grb16' is not supported, and cv_bridge made"):
         decode(foreign())
+    with pytest.raises(ImageError, match=r"cv_bridge cannot convert it: Unrecognized image encoding \[foo\]"):
+        decode(foreign("foo"))
+
+
+@pytest.mark.parametrize("encoding", ["16UC1", "32FC1", "8UC2", "16UC3", "8UC4", "64FC3", "32SC1", "8SC1"])
+def test_numbers_without_colours_are_refused_without_cv_bridge(
+    install_cv_bridge: Callable[[str], None], encoding: str
+) -> None:
+    install_cv_bridge(DYING)
+    with pytest.raises(ImageError, match=f"^encoding '{encoding}' is not supported: it says what numbers there are"):
+        decode(foreign(encoding))
+    assert "cv_bridge" not in sys.modules
 
 
 def imported_cv_bridge() -> types.ModuleType:
@@ -234,7 +297,7 @@ def imported_cv_bridge() -> types.ModuleType:
     + [("yuv422", 2), ("yuv422_yuy2", 2), *((bayer, 1) for bayer in BAYER)],
 )
 def test_unpadded_images_agree_with_cv_bridge(encoding: str, pixel_bytes: int) -> None:
-    """Without 8UC1 and 8UC3, which cv_bridge calls no colours, and nv12 and nv21, which it does not know."""
+    """Without 8UC1 and 8UC3, which cv_bridge calls no colours, and YUV in planes, which it does not know."""
     cv_bridge = imported_cv_bridge()
     data = np.random.default_rng(5).integers(0, 256, 24 * 32 * pixel_bytes, dtype=np.uint8)
     msg = Image(encoding=encoding, height=24, width=32, step=32 * pixel_bytes, data=data.tobytes())
