@@ -7,6 +7,7 @@ With ``report:=DIR`` what the node published is judged when the recording is ove
 options go into ``score:="--truth labels --require miou>=0.6"``.
 """
 
+import os
 import runpy
 import shlex
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from launch.actions import (
     IncludeLaunchDescription,
     OpaqueFunction,
     RegisterEventHandler,
+    SetEnvironmentVariable,
     Shutdown,
     TimerAction,
 )
@@ -35,6 +37,7 @@ LAST_FRAMES_S = 3.0
 
 # Their windows may be closed, or fail to open, without an end to the replay.
 VIEWERS = ("rviz2", "foxglove_bridge")
+PREPARE = "DRIVE_SEG_PREPARE"
 PLAYERS = ("drive_seg", "rosbag2")
 
 ARGUMENTS = (
@@ -85,6 +88,8 @@ def generate_launch_description() -> LaunchDescription:
             # Before anything is started.
             OpaqueFunction(function=check_arguments),
             OpaqueFunction(function=end_of_the_replay),
+            # One runtime labels all frames: the node waits for it to be prepared.
+            SetEnvironmentVariable(PREPARE, os.environ.get(PREPARE, "wait")),
             # Sets the DDS profile too, which the player needs for its images.
             IncludeLaunchDescription(PythonLaunchDescriptionSource(str(surround))),
             OpaqueFunction(function=player_and_recorder),

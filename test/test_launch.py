@@ -237,7 +237,7 @@ def test_each_process_is_an_installed_executable_with_the_dds_profile(
     for process in run.processes:
         assert process.package == "drive_seg"
         assert os.access(checkout / "scripts" / process.executable, os.X_OK)
-        assert process.environment == profile
+        assert profile.items() <= process.environment.items()
     names = ["segmentation_node", "recorder", "player"] if name == "replay" else ["segmentation_node"]
     assert [process.executable for process in run.processes] == names
 
@@ -344,6 +344,18 @@ def test_replay_plays_records_and_ends(launch: Callable[..., Run]) -> None:
     assert {tuple(process.ros_arguments) for process in run.processes} == {("--log-level", "warn")}
     (handler,) = run.handlers
     assert [action.kind for timer in handler.on_exit for action in timer.actions] == ["Shutdown"]
+
+
+@pytest.mark.parametrize("given", ["", "never"])
+def test_the_node_of_a_replay_waits_for_its_runtime_unless_that_is_forbidden(
+    launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.delenv("DRIVE_SEG_PREPARE")
+    if given:
+        monkeypatch.setenv("DRIVE_SEG_PREPARE", given)
+    environment = launch("replay", bag="drive.mcap").process("segmentation_node").environment
+    assert environment["DRIVE_SEG_PREPARE"] == (given or "wait")
+    assert "DRIVE_SEG_PREPARE" not in launch("surround").process("segmentation_node").environment
 
 
 def test_replay_plays_to_the_first_camera_of_the_users_file(launch: Callable[..., Run], tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ class Cameras:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            name = status.name.removeprefix("drive_seg: ")
+            name = status.name.rpartition(": ")[2]
             if name in self._images:
                 self._figures[name] = {pair.key: pair.value for pair in status.values}
                 self._figures_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

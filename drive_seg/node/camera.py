@@ -15,6 +15,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
+from drive_seg.image_messages import decode
 from drive_seg.node.awaited import describe_publishers
 from drive_seg.node.health import AWAITED_AFTER_S, About, CameraHealth
 from drive_seg.node.ledger import Fate
@@ -92,8 +93,16 @@ class Camera(ManagedEntity):
         if model is None:
             return About(self.name, self.topic)
         told = model.name, model.sha256, model.device, model.precision, max_age_ns
-        network_input = "x".join(map(str, model.input_size))
-        return About(self.name, self.topic, *told, network_input=network_input, usual=model.usual)
+        size = "x".join(map(str, model.input_size))
+        return About(
+            self.name,
+            self.topic,
+            *told,
+            network_input=size,
+            runtime=model.runtime,
+            missing=self.outputs.describe_missing(),
+            usual=model.usual,
+        )
 
     def use(self, model: Model) -> None:
         """The masks of all frames to come are this model's."""
@@ -158,9 +167,11 @@ class Camera(ManagedEntity):
 
     # Frames
 
-    def check(self, image: np.ndarray) -> None:
-        """ImageError if the frame's image cannot be one of this camera."""
+    def decode(self, message: Image | CompressedImage) -> np.ndarray:
+        """The image of a message, see ``image_messages.decode``; ImageError also if it cannot be this camera's."""
+        image = decode(message, self._parameters.sample_bits)
         self._planner.check(image)
+        return image
 
     def hold_back(self, reason: str) -> None:
         """Let every frame from the one that waits on end as withheld, with this reason; "" lets them through."""

@@ -41,12 +41,15 @@ class About:
     precision: str = "n/a"
     max_age_ns: int | None = None
     network_input: str = "n/a"
+    runtime: str = "n/a"
+    missing: str = ""
     model_change: str = "none"
     paused: bool = False
     skipped: bool = False
     degraded: str = "off"
     self_check: bool = True
     usual: Usual | None = None
+    node: str = "/segmentation_node"
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,9 @@ class CameraHealth:
             "model_hash": about.model_hash,
             "device": about.device,
             "precision": about.precision,
+            "runtime": about.runtime,
             "network_input": about.network_input,
+            "missing_outputs": about.missing or "none",
             "model_change": about.model_change,
             "degraded": about.degraded,
             "self_check": self._describe_doubts() or "nothing found" if about.self_check else "off",
@@ -220,7 +225,7 @@ class CameraHealth:
         }
         return DiagnosticStatus(
             level=verdict.level,
-            name=f"drive_seg: {about.camera}",
+            name=f"drive_seg: {about.node}: {about.camera}",
             message=verdict.message,
             hardware_id=f"{about.model}/{about.device}",
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
@@ -246,6 +251,8 @@ class CameraHealth:
             return Verdict("active", DiagnosticStatus.WARN, f"in the last 10 s: {figures}; {self._last_reason}")
         if about.self_check and (doubts := self._describe_doubts()):
             return Verdict("active", DiagnosticStatus.WARN, doubts)
+        if about.missing:
+            return Verdict("active", DiagnosticStatus.WARN, about.missing)
         if recent[Fate.WITHHELD] and not recent[Fate.PUBLISHED]:
             return Verdict("active", DiagnosticStatus.OK, self._last_reason)
         fps = self._fps.per_second()

@@ -13,7 +13,7 @@ from drive_seg.checkpoint import Contract, find_model, read_contract
 from drive_seg.confidence import Usual
 from drive_seg.labels import LabelMap
 from drive_seg.node.parameters import NodeParameters, confidence_problem
-from drive_seg.runtimes import MULTIPLE, Size, onnx_file
+from drive_seg.runtimes import MULTIPLE, Size, onnx_file, preparation
 from drive_seg.segmenter import Segmenter, choose_device, network_size
 
 
@@ -56,7 +56,14 @@ class Model:
             # In the aspect of the camera, because that is what a runtime is prepared for.
             input_size = network_size(scaled, *(sizes[0] if sizes else full))
         segmenter = Segmenter.load(
-            path, wanted.device, wanted.precision, input_size, wanted.runtime, wanted.threads, tell
+            path,
+            wanted.device,
+            wanted.precision,
+            input_size,
+            wanted.runtime,
+            wanted.threads,
+            tell,
+            prepare_first=preparation.LATER if wanted.prepare else preparation.NEVER,
         )
         if not segmenter.gives_confidence and (fault := confidence_problem(wanted)):
             raise ValueError(fault)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,9 @@ from rclpy.parameter import Parameter
 from drive_seg.node import parameters
 from drive_seg.node.model import Model
 from drive_seg.node.parameters import NodeParameters
+from drive_seg.node.process import run_unless
 from drive_seg.runtimes import Size
+from drive_seg.runtimes.preparation import NICE, Preparation
 
 NOTHING = "none"
 HandOver = Callable[[Model, Callable[[], None]], None]
@@ -50,8 +51,7 @@ class _Load:
         self._lock = threading.Lock()
         self._abandoned = False
         # A daemon: a load cannot be interrupted, and must not keep the process from ending.
-        self.thread = threading.Thread(target=self._run, name="drive_seg model load", daemon=True)
-        self.thread.start()
+        threading.Thread(target=self._run, name="drive_seg model load", daemon=True).start()
 
     def abandon(self) -> None:
         """Nobody waits for it any more: the model is let go as soon as it is there."""
@@ -76,6 +76,29 @@ class _Load:
             model.let_go()
 
 
+class _Preparing:
+    """A faster runtime being prepared by a child process, awaited by a thread of its own."""
+
+    def __init__(self, runtime: str, wanted: NodeParameters, done: Callable[[], None]) -> None:
+        self.runtime = runtime
+        self.failure = ""
+        self.over = False
+        self._done = done
+        self._preparation = Preparation(wanted.model, wanted.device, wanted.precision, NICE)
+        threading.Thread(target=self._run, name="drive_seg preparation", daemon=True).start()
+
+    def end(self) -> None:
+        self._preparation.end()
+
+    def _run(self) -> None:
+        try:
+            self._preparation.wait()
+        except ValueError as error:
+            self.failure = str(error)
+        self.over = True
+        self._done()
+
+
 class ModelChange:
     """Keeps the model that runs the one that the parameters and the degradation ask for.
 
@@ -83,9 +106,11 @@ class ModelChange:
     was asked for wins. A model that cannot be had is told in the log and in :attr:`state`, and the parameters go back
     to those of the model that runs. Everything but the loading happens in the executor's thread.
 
+    A runtime that is faster and takes seconds to prepare is prepared meanwhile, and then the model changes to it.
+
     Attributes:
         model: the model that runs; None while the node is unconfigured.
-        state: for the diagnostics: "none", "loading ..." or "refused ...".
+        state: for the diagnostics: "none", "preparing ...", "loading ..." or "refused ...".
     """
 
     def __init__(
@@ -107,14 +132,17 @@ class ModelChange:
         self._running: Wanted | None = None
         self._scale = 1.0
         self._load: _Load | None = None
+        self._preparing: _Preparing | None = None
+        self._is_prepared = False
+        self._prepared_for: set[tuple] = set()
         self._arriving: tuple[Model, Wanted] | None = None
         self._arrived = threading.Event()
         self._guard = node.create_guard_condition(self.look)
 
     @property
     def busy(self) -> bool:
-        """Another model is on its way."""
-        return self._load is not None or self._arriving is not None
+        """Another model is on its way, or a faster runtime."""
+        return any(coming is not None for coming in (self._load, self._arriving, self._preparing))
 
     @property
     def scale(self) -> float:
@@ -131,27 +159,26 @@ class ModelChange:
         """Whether a parameter is set to what runs; that can always be gone back to, even if its file is gone."""
         return self._running is not None and getattr(self._running.parameters, name, None) == value
 
-    def begin(self, wanted: NodeParameters) -> Model:
-        """Load the first model and wait for it; raises as :meth:`Model.load` does.
+    def begin(self, wanted: NodeParameters, interrupted: Callable[[], bool]) -> Model:
+        """Load the first model and wait for it; raises as :meth:`Model.load` does, and GivenUpError.
 
         In a thread of its own that ends: a thread that has computed keeps its helpers for the next time, and beside
         idle ones the worker's go to sleep after each step of the network, which then takes half as long again.
         """
-        with ThreadPoolExecutor(1, "drive_seg first model") as loader:
-            self.model = loader.submit(Model.load, wanted, self._node.get_logger().info).result()
+        tell = self._node.get_logger().info
+        self.model = run_unless(interrupted, lambda: Model.load(wanted, tell))
         self._running, self._scale, self.state = Wanted(wanted), 1.0, NOTHING
+        self._prepare()
         return self.model
 
-    def end(self, patience_s: float = 0.0) -> None:
-        """Free the model, and let go of one that is being loaded.
-
-        Args:
-            patience_s: how long to wait for a load to end; one that takes longer ends by itself.
-        """
+    def end(self) -> None:
+        """Free the model, and let go of one that is being loaded: its thread ends by itself."""
+        if self._preparing is not None:
+            self._preparing.end()
+            self._preparing = None
         if self._load is not None:
             load, self._load = self._load, None
             load.abandon()
-            load.thread.join(patience_s)
         if self._arriving is not None:
             (model, _), self._arriving = self._arriving, None
             model.let_go()
@@ -182,6 +209,7 @@ class ModelChange:
                 return
             (model, wanted), self._arriving = self._arriving, None
             self._finish(model, wanted)
+        self._look_at_preparation()
         if self._load is not None and not self._load.over:
             return
         wanted = Wanted(parameters.read(self._node), self._scale)
@@ -191,12 +219,35 @@ class ModelChange:
                 self._conclude(load)
                 return
             load.abandon()
-        if wanted.key != self._running.key:
+        if wanted.key != self._running.key or self._is_prepared:
             self._begin_load(wanted)
         elif self.state.startswith("loading"):
             self.state = NOTHING
 
+    def _prepare(self) -> None:
+        """Begin to prepare what ``auto`` would rather take, if anything."""
+        faster, wanted = self.model.segmenter.unprepared, self._running.parameters
+        if faster is None or self._preparing is not None or self._running.key in self._prepared_for:
+            return
+        self._prepared_for.add(self._running.key)
+        self._preparing = _Preparing(faster, wanted, self._wake)
+        self.state = f"preparing {faster} for {wanted.model}, {self.model.runtime} labels meanwhile"
+        self._node.get_logger().info(f"{self.state}; this is done once on a machine")
+
+    def _look_at_preparation(self) -> None:
+        preparing = self._preparing
+        if preparing is None or not preparing.over:
+            return
+        self._preparing, self.state = None, NOTHING
+        if preparing.failure:
+            self._node.get_logger().warning(
+                f"{self.model.runtime} goes on, as {preparing.runtime} cannot be prepared: {preparing.failure}"
+            )
+        else:
+            self._is_prepared = True
+
     def _begin_load(self, wanted: Wanted) -> None:
+        self._is_prepared = False
         tell, asked = self._node.get_logger().info, wanted.parameters
         self.state = f"loading {wanted.describe()}"
         tell(f"{self.state} beside {self._running.describe()}, which goes on")
@@ -229,10 +280,11 @@ class ModelChange:
 
     def _finish(self, model: Model, wanted: Wanted) -> None:
         before, self.model = self.model, model
-        told = f"{model.describe()} took over from {self._running.describe()}"
+        told = f"{model.describe()} took over from {self._running.describe()} by {before.runtime}"
         self._running, self.state = wanted, NOTHING
         before.let_go()
         self._node.get_logger().info(told)
+        self._prepare()
 
     def _refuse(self, wanted: Wanted, error: Exception) -> None:
         reason = " ".join(str(error).split())[:400] or type(error).__name__

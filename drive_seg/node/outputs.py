@@ -65,6 +65,7 @@ class Outputs:
     def __init__(self, node: LifecycleNode, camera: str, planner: Planner) -> None:
         self._node, self._camera, self._planner = node, camera, planner
         self._persistence = Persistence()
+        self._missing: dict[str, str] = {}
         prefix = f"{camera}/segmentation"
         self._per_frame: dict[str, Publisher] = {
             name: self._publisher(kind, f"{prefix}/{name}") for name, kind in PER_FRAME.items()
@@ -152,9 +153,17 @@ class Outputs:
 
     def _tell(self, missing: dict[str, str]) -> None:
         """Say once of each output that is wanted and does not come why that is so."""
+        lasting = {name: why for name, why in missing.items() if name in self._missing}
         for name, why in missing.items():
             if self._persistence.says(name, why):
                 self._node.get_logger().warning(f"camera '{self._camera}': no {name}: {why}")
+                lasting[name] = why
+        self._missing = lasting
+
+    def describe_missing(self) -> str:
+        """Which outputs are listened to and have not come for a while, with the reasons; "" if all come."""
+        missing, heard = self._missing, self.wanted(publish_confidence=True)
+        return "; ".join(f"no {name}: {why}" for name, why in missing.items() if name in heard)
 
     def publish_times(self, processing_ms: float, pipeline_ms: float) -> None:
         """Tell what a published frame took, if somebody listens; see :data:`TIMES`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from drive_seg.image_encodings import SAMPLE_BITS
 from drive_seg.node.overload import WAYS, rank
 from drive_seg.node.planning_parameters import (
     PLANNING_SPECS,
@@ -126,6 +128,12 @@ NODE_SPECS: Mapping[str, Spec] = {
         Change.RELOADS,
         check=one_of("auto", "torch", "native", "inductor", "onnxruntime", "openvino", "tensorrt"),
     ),
+    "prepare": Spec(
+        "auto",
+        "auto: what runtime auto would take, were it prepared, is prepared in the background in seconds, once on a "
+        "machine, and then takes over between two frames; never: only a runtime that is named is prepared",
+        check=one_of("auto", "never"),
+    ),
     "threads": Spec(0, "CPU threads of the network; 0 is the runtime's own choice", span=(0, 1024)),
     "input_size": Spec(
         [0, 0],
@@ -151,6 +159,11 @@ def camera_specs(camera: str) -> dict[str, Spec]:
             "raw: Image on <image_topic>; compressed: CompressedImage on <image_topic>/compressed",
             check=one_of("raw", "compressed"),
         ),
+        f"{camera}.sample_bits": Spec(
+            16,
+            f"bits that {camera}'s sensor fills of a 16-bit sample, from the lowest on: 10, 12 or 14 of many sensors",
+            span=SAMPLE_BITS,
+        ),
         f"{camera}.priority": Spec(
             0,
             f"the higher, the later {camera} is skipped under overload; among equals the first in cameras stays",
@@ -173,6 +186,7 @@ class CameraParameters:
     name: str
     image_topic: str
     compressed: bool
+    sample_bits: int
     planning: CameraPlanning
 
 
@@ -184,6 +198,7 @@ class NodeParameters:
     device: str
     precision: str
     runtime: str
+    prepare: bool
     threads: int
     input_size: tuple[int, int] | None
     publish_confidence: bool
@@ -253,6 +268,17 @@ def given_parameters(node: Node) -> dict[str, Any]:
     return {name: [] if p.value is None else p.value for name, p in node._parameter_overrides.items()}
 
 
+def has_value(node: Node, given: Parameter) -> bool:
+    """Whether a parameter has just this value now."""
+    if not node.has_parameter(given.name):
+        return False
+    now = node.get_parameter(given.name)
+    if isinstance(now.value, (list, array)):
+        same_kind = now.type_ == given.type_ or not given.value  # an empty list is of whatever type
+        return same_kind and list(now.value) == list(given.value or [])
+    return (now.type_, now.value) == (given.type_, given.value)
+
+
 def read(node: Node) -> NodeParameters:
     """The parameters that configuring takes."""
 
@@ -265,6 +291,7 @@ def read(node: Node) -> NodeParameters:
         device=value("device"),
         precision=value("precision"),
         runtime=value("runtime"),
+        prepare=value("prepare") == "auto",
         threads=value("threads"),
         input_size=(size[0], size[1]) if any(size) else None,
         publish_confidence=value("publish_confidence"),
@@ -276,6 +303,7 @@ def read(node: Node) -> NodeParameters:
                 name,
                 value(f"{name}.image_topic"),
                 compressed=value(f"{name}.transport") == "compressed",
+                sample_bits=value(f"{name}.sample_bits"),
                 planning=read_camera_planning(value, name),
             )
             for name in value("cameras")

@@ -1,14 +1,63 @@
-"""How the node's process ends: in order, on a signal."""
+"""How the node's process ends: in order, on a signal, and soon: ``ros2 launch`` kills what takes more than 5 s."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for_first
 from contextlib import suppress
+from typing import NoReturn, TypeVar
 
+import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+
+T = TypeVar("T")
+POLL_S = 0.05
+"""How often it is looked whether work in a thread is to be given up."""
+
+
+class GivenUpError(Exception):
+    """Work was given up because the process is to end."""
+
+
+def run_unless(interrupted: Callable[[], bool], work: Callable[[], T]) -> T:
+    """Do work in a thread of its own that ends with it; its result, or its exception.
+
+    Raises:
+        GivenUpError: if the work is given up; its thread goes on until it is done or the process has ended.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="drive_seg first model", daemon=True).start()
+    while not wait_for_first([outcome], POLL_S).done:
+        if interrupted():
+            raise GivenUpError
+    return outcome.result()
+
+
+def leave(code: int) -> NoReturn:
+    """End the process without the interpreter's own shutdown: with PyTorch that takes a second of computing.
+
+    Everything of the node must have ended before.
+    """
+    # Takes its participant off the network, and its shared memory out of the system.
+    rclpy.get_default_context().destroy()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class StopRequest:
@@ -16,7 +65,7 @@ class StopRequest:
 
     rclpy's own handlers would make the context invalid at once, so that the masks in hand could no longer be
     published. Nor does a signal raise KeyboardInterrupt: libraries turn it into errors of their own while the model
-    loads. Who does not want to wait for a model that loads sends a second signal.
+    loads. That is why a model loads in another thread, see :func:`run_unless`.
     """
 
     def __init__(self) -> None:

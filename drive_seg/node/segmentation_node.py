@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.exceptions import ParameterException
@@ -24,13 +26,13 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from std_msgs.msg import Header
 
-from drive_seg.node import parameters
+from drive_seg.node import parameter_files, parameters
 from drive_seg.node.camera import Camera
 from drive_seg.node.control import Control
 from drive_seg.node.health import About
 from drive_seg.node.parameters import ParameterError
 from drive_seg.node.planning import Planner
-from drive_seg.node.process import StopRequest
+from drive_seg.node.process import GivenUpError, StopRequest, leave, run_unless
 from drive_seg.node.transforms import Transforms
 
 if TYPE_CHECKING:
@@ -50,8 +52,6 @@ DEACTIVATE_PATIENCE_S = 10.0
 """How long deactivating waits for the batch in hand to be published."""
 SHUTDOWN_PATIENCE_S = 3.0
 """The same at the end of the process, where ``ros2 launch`` kills what takes more than 5 s."""
-LOAD_PATIENCE_S = 2.0
-"""How long the end of the process waits for a model that is being loaded, besides."""
 
 Transition = Callable[["SegmentationNode", LifecycleState], TransitionCallbackReturn]
 
@@ -84,12 +84,14 @@ class SegmentationNode(LifecycleNode):
         ParameterError: on construction, if a given parameter is unknown, ill-typed or out of range.
     """
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, interrupted: Callable[[], bool] = lambda: False, **options: object) -> None:
         """
         Args:
+            interrupted: whether the process is to end, so that nobody waits for a model that loads.
             **options: as for ``rclpy.node.Node``.
         """
         super().__init__(NAME, **options)
+        self._interrupted = interrupted
         try:
             parameters.declare(self)
         except ParameterError:
@@ -109,27 +111,30 @@ class SegmentationNode(LifecycleNode):
         # On a steady clock: a simulated clock that stands still must not silence the diagnostics.
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._tell_health, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    def autostart(self, interrupted: Callable[[], bool] = lambda: False) -> bool:
+    def autostart(self) -> bool:
         """Configure and activate; False if one of them was not successful (the log says why)."""
-        transitions = (self.trigger_configure, self.trigger_activate)
-        return all(interrupted() or transition() == SUCCESS for transition in transitions)
+        return all(transition() == SUCCESS for transition in (self.trigger_configure, self.trigger_activate))
 
     # Transitions
 
     @_errors_in_the_log
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        from drive_seg.node.model_change import ModelChange  # brings PyTorch, which an unconfigured node does not need
-
-        if self._change is None:
-            self._change = ModelChange(self, self._hand_over, self._control.image_sizes, self._control.scale_failed)
         wanted = parameters.read(self)
         self.get_logger().info(f"loading model {wanted.model}")
         try:
+            # Brings PyTorch, which an unconfigured node does not need.
+            change = run_unless(self._interrupted, lambda: importlib.import_module("drive_seg.node.model_change"))
+            if self._change is None:
+                sizes, failed = self._control.image_sizes, self._control.scale_failed
+                self._change = change.ModelChange(self, self._hand_over, sizes, failed)
             planners = [
                 Planner(self, camera.name, camera.image_topic, camera.planning, wanted.planning, self._transforms)
                 for camera in wanted.cameras
             ]
-            model = self._change.begin(wanted)
+            model = self._change.begin(wanted, self._interrupted)
+        except GivenUpError:
+            self.get_logger().info("the model is no longer waited for: the process ends")
+            return FAILURE
         except (ValueError, OSError) as error:
             self.get_logger().error(f"cannot configure: {error}")
             return FAILURE
@@ -168,7 +173,7 @@ class SegmentationNode(LifecycleNode):
     @_errors_in_the_log
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_cleanup(state)
-        self._free_model(0.0)
+        self._free_model()
         return result
 
     @_errors_in_the_log
@@ -188,18 +193,18 @@ class SegmentationNode(LifecycleNode):
             camera.on_deactivate(state)
         self._stop_worker(SHUTDOWN_PATIENCE_S)
         super().on_shutdown(state)
-        self._free_model(LOAD_PATIENCE_S)
+        self._free_model()
         self._control.deactivated()
 
     def _stop_worker(self, patience_s: float) -> None:
         if self._worker is not None and not self._worker.stop(patience_s):
             self.get_logger().error(f"the batch in hand is given up: it takes more than {patience_s:.0f} s")
 
-    def _free_model(self, patience_s: float) -> None:
+    def _free_model(self) -> None:
         if self._worker is not None and not self._worker.running:
             self._worker = None
         if self._change is not None:
-            self._change.end(patience_s)
+            self._change.end()
 
     def _survive_impossible_transitions(self) -> None:
         """Refuse a transition that the state does not have; rclpy lets the error end the node."""
@@ -217,6 +222,14 @@ class SegmentationNode(LifecycleNode):
         self._service_change_state.callback = refuse_impossible
 
     # Callbacks
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As in rclpy, but what is set to the value that it has is no change, of a read-only parameter neither.
+
+        So ``ros2 param load`` takes what ``ros2 param dump`` wrote.
+        """
+        changed = [given for given in parameter_list if not parameters.has_value(self, given)]
+        return super().set_parameters_atomically(changed) if changed else SetParametersResult(successful=True)
 
     def _judge_change(self, changed: list[Parameter]) -> object:
         names = [camera.name for camera in self.cameras]
@@ -274,6 +287,7 @@ class SegmentationNode(LifecycleNode):
         tuning = parameters.read_tuning(self)
         return replace(
             camera.about(tuning.max_age_ns),
+            node=self.get_fully_qualified_name(),
             model_change=self._change.state if self._change is not None else "none",
             paused=self._control.paused,
             skipped=self._control.is_skipped(camera.name),
@@ -293,13 +307,15 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         _refuse_stray(remove_ros_args(arguments))
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-        node = SegmentationNode()
+        node = SegmentationNode(lambda: stop.came)
+        for warning in parameter_files.unheard(arguments, node.get_fully_qualified_name()):
+            node.get_logger().warning(warning)
     except rclpy_implementation.UnknownROSArgsError as error:
         return _cannot_start(f"ROS does not know the arguments {error}")
     except (ParameterError, ParameterException, RCLError) as error:
         return _cannot_start(str(error))
     try:
-        if node.get_parameter("autostart").value and not node.autostart(lambda: stop.came):
+        if node.get_parameter("autostart").value and not node.autostart() and not stop.came:
             node.get_logger().fatal("autostart failed, so the process ends")
             return 1
         stop.spin(node)
@@ -327,4 +343,4 @@ def _refuse_stray(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

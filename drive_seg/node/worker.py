@@ -11,7 +11,7 @@ import numpy as np
 from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
-from drive_seg.image_messages import ImageError, decode
+from drive_seg.image_messages import ImageError
 from drive_seg.labels import VOID
 from drive_seg.node.camera import DEACTIVATED, PAUSED, Camera, Frame
 from drive_seg.node.ledger import Fate
@@ -186,8 +186,7 @@ class Worker:
     def _decode(self, job: Job) -> None:
         started = time.perf_counter()
         try:
-            job.image = decode(job.frame.message)
-            job.frame.camera.check(job.image)
+            job.image = job.frame.camera.decode(job.frame.message)
             self._sizes[job.frame.camera.name] = job.image.shape[:2]
         except ImageError as error:
             self._end(job.frame, Fate.REJECTED, str(error))

@@ -31,6 +31,7 @@ from drive_seg.replay.pictures import RecordedTopics
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, SourceError, Topic, open_source
 from drive_seg.replay.video import VideoError
+from drive_seg.runtimes.preparation import prepare_and_wait
 
 CAMERA = "camera"
 SYNTHETIC = "synth:seed=7,size=640x360,fps=10,frames={frames}"
@@ -81,6 +82,8 @@ def run(plan: Plan, console: Console) -> None:
         f"Playing [bold]{plan.source}[/] through [bold]{plan.model.name}[/] "
         f"(ROS_DOMAIN_ID={environment['ROS_DOMAIN_ID']}); logs in {plan.output}/logs"
     )
+    with console.status("preparing the fastest runtime; this takes seconds, once on a machine"):
+        prepare_and_wait(plan.model, "auto", "auto", console.print)
     with Children(environment, plan.output / "logs") as children, _ros() as watch:
         figures = _play(plan, children, watch, console)
     bag = _single_file(plan.output)
@@ -146,6 +149,7 @@ def node_arguments(plan: Plan) -> list[str]:
         "model": str(plan.model),
         "cameras": f"[{CAMERA}]",
         "autostart": "true",
+        "prepare": "never",  # it is prepared already: a second runtime would be in the figures
         f"{CAMERA}.image_topic": topic.removesuffix("/compressed") if compressed else topic,
         f"{CAMERA}.transport": "compressed" if compressed else "raw",
     }

@@ -26,7 +26,7 @@ class Watch:
         self.label_map = ""
         self.figures: dict[str, str] = {}
         self._figures_ns = 0
-        self._status = f"drive_seg: {camera}"
+        self._camera = camera
         self._outputs = [f"/{camera}/segmentation/{name}" for name in ("label", "color")]
         self._node = Node("demo")
         self._executor = SingleThreadedExecutor()
@@ -71,7 +71,8 @@ class Watch:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name == self._status:
+            # "drive_seg: <node>: <camera>"
+            if status.name.startswith("drive_seg: ") and status.name.endswith(f": {self._camera}"):
                 stamp = message.header.stamp
                 self._figures_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
                 self.figures = {pair.key: pair.value for pair in status.values}

@@ -22,13 +22,14 @@ from drive_seg.files import write_atomically
 from drive_seg.runtimes import cache
 
 SWITCH = "DRIVE_SEG_PREPARE"
-"""Environment variable; "never" forbids all preparation that was not asked for."""
+"""Environment variable: "never" forbids all preparation that was not asked for, "wait" has the node wait for it."""
 WAIT, LATER, NEVER = "wait", "later", "never"
 """What a Segmenter that is loaded with the runtime ``auto`` does about one that is faster and not prepared: prepare it
 first, leave it to the caller, or leave it alone."""
 WAYS = (WAIT, LATER, NEVER)
-NICE = 10
-"""How much the child gives way to the frames that pass meanwhile."""
+NICE = 5
+"""How much the child gives way to the frames that pass meanwhile: on a machine which these keep busy it still gets a
+third of what a thread of the node gets."""
 _UNABLE = 3
 """Exit status of a child that cannot prepare it on this machine."""
 _CRASHES = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT)
@@ -37,10 +38,15 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def way(wish: str) -> str:
-    """One of :data:`WAYS` for a wish: the environment may forbid it."""
-    if wish not in WAYS:
-        raise ValueError(f"prepare must be {', '.join(WAYS)}, not '{wish}'")
-    return NEVER if os.environ.get(SWITCH) == NEVER else wish
+    """One of :data:`WAYS` for a wish, which the environment may change, but for "never".
+
+    Raises:
+        ValueError: if either is none of them.
+    """
+    given = os.environ.get(SWITCH) or wish
+    if not {wish, given} <= set(WAYS):
+        raise ValueError(f"{SWITCH} in the environment, and prepare_first, must be {', '.join(WAYS)}, not '{given}'")
+    return NEVER if NEVER in (wish, given) else given
 
 
 class Preparation:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
 
 from drive_seg.node.health import About, CameraHealth, describe_offset
 from drive_seg.node.ledger import Fate, FrameLedger
@@ -256,3 +257,15 @@ def test_counters_go_on_over_activate_and_figures_start_anew(health: CameraHealt
     assert values(health)["published"] == "1"
     assert values(health)["processing_ms_p50"] == "n/a"
     assert health.verdict(ABOUT).state == "waiting"
+
+
+def test_an_output_that_is_wanted_and_does_not_come_is_a_warning(health: CameraHealth) -> None:
+    about = replace(ABOUT, missing="no free_space: no camera_info on /camera_info yet", node="/car/front")
+    for fate in (Fate.WITHHELD, Fate.PUBLISHED):
+        health.receive()
+        health.end(fate, "some reason" * (fate is Fate.WITHHELD))
+        status = health.status(about)
+        assert (status.level, status.message) == (DiagnosticStatus.WARN, about.missing)
+    assert status.name == "drive_seg: /car/front: camera"
+    assert {pair.key: pair.value for pair in status.values}["missing_outputs"] == about.missing
+    assert values(health)["missing_outputs"] == "none"

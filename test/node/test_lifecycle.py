@@ -120,6 +120,53 @@ def test_a_signal_while_the_model_loads_ends_the_process_in_order(start_node: Ca
     assert "active" not in node.log
 
 
+def test_a_model_that_takes_long_does_not_keep_the_process(
+    start_node: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "compiler.sh"
+    compiler.write_text(f'until [ -e "{tmp_path}/go" ]; do sleep 0.05; done; exit 1\n')
+    monkeypatch.setenv("CXX", f"sh {compiler}")
+    node = start_node("-p", "runtime:=native")
+    node.wait_for_log("compiling the kernels")
+    assert node.stop(signal.SIGTERM) == 0, node.log
+    (tmp_path / "go").touch()
+    assert "the model is no longer waited for: the process ends" in node.log
+    assert "[ERROR]" not in node.log
+    assert "Traceback" not in node.log
+
+
+def test_a_faster_runtime_is_prepared_beside_the_node_and_takes_over(
+    peer: Any,
+    start_node: Callable[..., Any],
+    picture: Callable[..., np.ndarray],
+    kernels_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiler = tmp_path / "compiler.sh"
+    compiler.write_text(
+        f'until [ -e "{tmp_path}/go" ]; do sleep 0.05; done; for out in "$@"; do :; done; cp "{kernels_file}" "$out"\n'
+    )
+    monkeypatch.setenv("CXX", f"sh {compiler}")
+    monkeypatch.delenv("DRIVE_SEG_PREPARE")
+    node = start_node()
+    node.wait_for_log("active: awaiting")
+    masks, camera = peer.listen(MASKS), peer.publisher(IMAGES)
+    peer.answer(camera, to_image(picture(), peer.header(), "bgr8"), masks)
+    values = peer.wait_for_values("PyTorch meanwhile", runtime="torch")
+    assert values["model_change"].startswith("preparing native for ") and "torch labels meanwhile" in node.log
+    (tmp_path / "go").touch()
+    assert peer.wait_for_values("the kernels", runtime="native", model_change="none")["model"] == "tiny"
+    node.wait_for_log("in fp32 by native took over from ")
+    peer.answer(camera, to_image(picture(), peer.header(), "bgr8"), masks)
+    assert node.stop() == 0, node.log
+    monkeypatch.setenv("CXX", "false")
+    node = start_node()
+    node.wait_for_log("in fp32 by native")
+    assert node.stop() == 0, node.log
+    assert "preparing" not in node.log
+
+
 def test_transitions_during_a_load(
     peer: Any,
     start_node: Callable[..., Any],

@@ -210,7 +210,7 @@ def test_diagnostics_have_all_keys_and_figures(peer: Any, picture: Picture, segm
     assert float(values["fps"]) > 0
     assert 0 < float(values["processing_ms_p50"]) <= float(values["processing_ms_p99"])
     assert 0 < float(values["stage_network_ms"]) <= float(values["processing_ms_p99"])
-    assert peer.status().name == "drive_seg: camera"
+    assert peer.status().name == "drive_seg: /segmentation_node: camera"
     assert peer.status().hardware_id == "tiny/cpu"
 
 

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import yaml
 from rclpy.context import Context
-from rclpy.parameter import Parameter
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.parameter_client import AsyncParameterClient
 
-from drive_seg.node import parameters
+from drive_seg.node import parameter_files, parameters
 from drive_seg.node.parameters import NODE_SPECS, ParameterError, all_specs, camera_specs
 from drive_seg.node.segmentation_node import SegmentationNode
 from drive_seg.node.specs import Change
@@ -156,6 +159,82 @@ def test_changes_are_judged_with_a_reason(make_node: MakeNode) -> None:
 def written(value: Any) -> str:
     """As a parameters file has it."""
     return json.dumps(value) if not isinstance(value, str) or not value else value
+
+
+def test_a_node_takes_its_own_parameters_back(make_node: MakeNode, ros_context: Context, tmp_path: Path) -> None:
+    """As ``ros2 param dump`` writes them and ``ros2 param load`` sets them: some may not change, and do not."""
+    node = make_node(cameras=["front"], front__mounting=[1.0, 0.0, 1.5, 0.0, 0.1, 0.0])
+    nothing = Parameter("flat_classes", Parameter.Type.STRING_ARRAY, [])
+    assert node.set_parameters_atomically([nothing]).successful
+    client = AsyncParameterClient(node, node.get_fully_qualified_name())
+    executor = SingleThreadedExecutor(context=ros_context)
+
+    def answer(asked: Any) -> Any:
+        executor.spin_until_future_complete(asked, 60.0)
+        return asked.result()
+
+    executor.add_node(node)
+    names = answer(client.list_parameters()).result.names
+    assert {"cameras", "autostart", "use_sim_time", "start_type_description_service", "front.mounting"} < set(names)
+    values = [parameter_value_to_python(value) for value in answer(client.get_parameters(names)).values]
+    tree: dict[str, Any] = {}
+    for name, value in zip(names, values, strict=True):
+        *above, last = name.split(".")
+        section = tree
+        for part in above:
+            section = section.setdefault(part, {})
+        section[last] = value
+    file = tmp_path / "dump.yaml"
+    file.write_text(yaml.dump({"/segmentation_node": {"ros__parameters": tree}}))
+    results = answer(client.load_parameter_file(str(file))).results
+    assert len(results) == len(names)
+    assert [result.reason for result in results if not result.successful] == []
+    refused = node.set_parameters_atomically([Parameter("autostart", value=False)])
+    assert (refused.successful, refused.reason) == (False, "Trying to set a read-only parameter: autostart.")
+    executor.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name", "is_heard"),
+    [
+        ("/", "/**", True),
+        ("/", "segmentation_node", True),
+        ("/", "/*", True),
+        ("/", "/*/segmentation_node", False),
+        ("/", "segmentation", False),
+        ("/", "/car/segmentation_node", False),
+        ("/car/front", "/**/segmentation_node", True),
+        ("/car/front", "/car/*/segmentation_node", True),
+        ("/car/front", "car/front/segmentation_node", True),
+        ("/car/front", "/car/**", True),
+        ("/car/front", "segmentation_node", False),
+        ("/car/front", "/*", False),
+    ],
+)
+def test_a_parameter_file_for_another_node_is_told(
+    ros_context: Context, tmp_path: Path, namespace: str, name: str, is_heard: bool
+) -> None:
+    """What counts is what rcl hears."""
+    file = tmp_path / "given.yaml"
+    for content in ({name: {"ros__parameters": {"foo": 1}}}, nested(name, {"ros__parameters": {"foo": 1}})):
+        file.write_text(yaml.dump(content))
+        arguments = ["--ros-args", "--params-file", str(file)]
+        how = {"context": ros_context, "namespace": namespace, "cli_args": arguments, "use_global_arguments": False}
+        node = Node("segmentation_node", **how)
+        assert (parameters.given_parameters(node) == {"foo": 1}) == is_heard
+        told = parameter_files.unheard(arguments, node.get_fully_qualified_name())
+        node.destroy_node()
+        assert len(told) == (not is_heard)
+        if told:
+            here = namespace.rstrip("/") + "/segmentation_node"
+            assert told[0].startswith(f"the parameter file {file} has nothing for this node, {here}, but for /")
+
+
+def nested(name: str, content: dict[str, Any]) -> dict[str, Any]:
+    """The file with a level for each namespace."""
+    for part in reversed(name.strip("/").split("/")):
+        content = {part: content}
+    return content
 
 
 def test_the_shipped_file_holds_every_default(checkout: Path, make_node: MakeNode) -> None:

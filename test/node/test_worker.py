@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 
 from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.confidence import Confidence, Usual
-from drive_seg.image_messages import ImageError, to_image
+from drive_seg.image_messages import ImageError, decode, to_image
 from drive_seg.labels import CAMVID11, CITYSCAPES19
 from drive_seg.masks import hide
 from drive_seg.node.camera import Frame
@@ -74,9 +74,11 @@ class SlotCamera:
         frame, self.newest = self.newest, None
         return frame
 
-    def check(self, image: np.ndarray) -> None:
+    def decode(self, message: Image) -> np.ndarray:
+        image = decode(message)
         if (image == 201).all():
             raise ImageError("201 is not to be had")
+        return image
 
     def give(self, message: Image) -> None:
         self.health.receive()

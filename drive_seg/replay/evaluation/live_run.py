@@ -19,6 +19,7 @@ from drive_seg.replay.evaluation.reading import Reading
 from drive_seg.replay.evaluation.recorded import TOPICS
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, Topic
+from drive_seg.runtimes import preparation
 
 STEP_S = 0.2
 START_S = 300.0
@@ -135,6 +136,7 @@ def _environment() -> dict[str, str]:
     environment = {**os.environ, **large_image_environment(), "PYTHONUNBUFFERED": "1"}
     environment.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    environment.setdefault(preparation.SWITCH, preparation.WAIT)  # one runtime labels all frames
     return environment
 
 

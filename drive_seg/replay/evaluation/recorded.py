@@ -20,6 +20,7 @@ LABEL, LABEL_MAP = "segmentation/label", "segmentation/label_map"
 PROCESSING = "segmentation/debug/processing_time_ms"
 DIAGNOSTICS, CLOCK = "diagnostics", "clock"
 STATUS = "drive_seg: "
+"""How a status begins; the node and the camera follow, in recordings of before the camera alone."""
 SAME_CLOCK_NS = 600 * 1_000_000_000
 """A mask comes this long after its image's stamp at most; beyond it, they were noted on different clocks."""
 
@@ -156,7 +157,7 @@ class LiveRecording:
                 if status.name.startswith(STATUS):
                     values = {pair.key: pair.value for pair in status.values}
                     if "received" in values:
-                        latest[status.name.removeprefix(STATUS)] = values
+                        latest[status.name.rpartition(": ")[2]] = values
         try:
             return {
                 name: Account(

@@ -182,7 +182,7 @@ class Run:
             values = {"received": sum(counts.values()), "in_flight": 0, **dict.fromkeys(ENDS, 0), **counts}
             values |= {"topic": "/front/image_raw", "device": "cuda:0", "precision": "fp16"}
             pairs = [t["diagnostic_msgs/msg/KeyValue"](key, str(value)) for key, value in values.items()]
-            status = t["diagnostic_msgs/msg/DiagnosticStatus"](0, f"drive_seg: {self.camera}", "", "", pairs)
+            status = t["diagnostic_msgs/msg/DiagnosticStatus"](0, f"drive_seg: /car/node: {self.camera}", "", "", pairs)
             header = t["std_msgs/msg/Header"](stamp=stamp(0), frame_id="")
             array = t["diagnostic_msgs/msg/DiagnosticArray"](header, [status])
             messages.append(("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", 9000.0, array))
