@@ -17,16 +17,19 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from drive_seg.ground import Ground, GroundError, Mounting, ground_kinds
+from drive_seg.ground import Ground, GroundError, Mounting, check_height, ground_kinds
 from drive_seg.image_encodings import ImageError
 from drive_seg.labels import LabelMap
-from drive_seg.lens import Lens, LensError
+from drive_seg.lens import Lens, LensError, binning, image_size, offset
 from drive_seg.masks import drivable_mask, read_ignore_mask
 from drive_seg.node.planning_parameters import CameraPlanning, Classes, PlanningParameters
 from drive_seg.node.transforms import TransformError, Transforms
 
 NEED_INFO = frozenset(("camera_info", "free_space"))
 """The outputs that cannot be made without the camera's camera_info."""
+
+LOOKS_UP = 0.7
+"""A camera whose view rises by more, z of a unit vector, has another frame than its optical one: x of a body frame."""
 
 
 class UnavailableError(Exception):
@@ -162,9 +165,13 @@ class Planner:
             header: of the image; its frame_id is the camera's optical frame.
 
         Raises:
-            UnavailableError: while the camera's calibration or its place in the vehicle frame is not known.
+            UnavailableError: while the camera's calibration or its place in the vehicle frame is not known, or if by
+                these it sees nothing of the grid.
         """
-        ground = self._ground_of(self._lens(label.shape), self._mounting(header))
+        mounting, source = self._mounting(header)
+        ground = self._ground_of(self._lens(label.shape), mounting)
+        if not ground.is_seen or mounting.rotation[2][2] > LOOKS_UP:
+            raise UnavailableError(f"the camera sees no ground within the grid: {source}")
         cells = ground.occupancy(ground_kinds(label, drivable, self._classes(label_map).flat))
         x, y = self._grid.origin
         return OccupancyGrid(
@@ -189,26 +196,40 @@ class Planner:
         info = self._info
         if info is None:
             raise UnavailableError(f"no camera_info on {self._told_topic} yet")
-        if (info.height, info.width) != tuple(size):
+        (height, width), (down, across) = image_size(info), binning(info)
+        # Where a side is no multiple of the binning, drivers differ in what becomes of the rest.
+        if not (height <= size[0] <= height + (down > 1) and width <= size[1] <= width + (across > 1)):
+            roi = info.roi
+            region = f", region {roi.width}x{roi.height} at ({roi.x_offset}, {roi.y_offset})"
+            part = region * any((roi.width, roi.height, roi.x_offset, roi.y_offset))
+            part += f", binning {across}x{down}" * (across > 1 or down > 1)
             raise UnavailableError(
-                f"the camera_info on {self._told_topic} is of images of {info.width}x{info.height}, and these are "
-                f"{size[1]}x{size[0]}"
+                f"the camera_info on {self._told_topic} is of images of {width}x{height}"
+                f"{f' ({info.width}x{info.height}{part})' * bool(part)}, and these are {size[1]}x{size[0]}"
             )
         return info
 
     def _lens(self, size: tuple[int, int]) -> Lens:
         info = self._info_for(size)
+        full, rectified = (info.height, info.width), self._own.rectified
         try:
-            return Lens.from_calibration(size, info.k, info.d, info.distortion_model, info.p, self._own.rectified)
+            whole = Lens.from_calibration(full, info.k, info.d, info.distortion_model, info.p, rectified)
         except LensError as error:
             raise UnavailableError(str(error)) from error
+        return whole.window(offset(info), binning(info), size)
 
-    def _mounting(self, header: Header) -> Mounting:
+    def _mounting(self, header: Header) -> tuple[Mounting, str]:
+        """The mounting, and what to look at if it is wrong."""
         try:
-            return self._transforms.look_up(self._common.vehicle_frame, header)
+            mounting = self._transforms.look_up(self._common.vehicle_frame, header)
+            return mounting, (
+                f"is '{header.frame_id}', the frame of its images, an optical frame (z into the picture, x to the "
+                f"right, y down), and '{self._common.vehicle_frame}' a frame on the ground, z up?"
+            )
         except TransformError as error:
             if self._own.mounting is not None:
-                return Mounting.from_pose(*self._own.mounting)
+                source = f"look at the parameters '{self._camera}.mounting' and 'grid_range_m'"
+                return Mounting.from_pose(*self._own.mounting), source
             raise UnavailableError(
                 f"it is not known where the frame '{header.frame_id}' is in '{self._common.vehicle_frame}': {error}, "
                 f"and the parameter '{self._camera}.mounting' is not given"
@@ -220,13 +241,14 @@ class Planner:
         """The tables for this lens and mounting; they are made in a thread of their own, so that no mask waits."""
         if self._making is not None and self._making.done():
             making, self._making = self._making, None
-            try:
-                self._ground = making.result()
-            except GroundError as error:
-                raise UnavailableError(str(error)) from error
+            self._ground = making.result()
         ground = self._ground
         if ground is not None and ground.lens == lens and ground.mounting.is_near(mounting):
             return ground
+        try:
+            check_height(mounting)
+        except GroundError as error:
+            raise UnavailableError(str(error)) from error
         if self._making is None:
             self._making = self._maker.submit(Ground, lens, mounting, self._grid)
         raise UnavailableError("the view of the ground is being worked out")

@@ -47,7 +47,7 @@ class Transforms:
             frame, stamp = header.frame_id.lstrip("/"), Time.from_msg(header.stamp)
             transform = buffer.lookup_transform(vehicle_frame, frame, stamp).transform
         except TransformException as error:
-            raise TransformError(f"TF does not know it: {' '.join(str(error).split())}") from error
+            raise TransformError(f"TF does not know it: {' '.join(str(error).split()).rstrip('. ')}") from error
         move, turn = transform.translation, transform.rotation
         return Mounting.from_transform((move.x, move.y, move.z), (turn.x, turn.y, turn.z, turn.w))
 

@@ -1,8 +1,10 @@
 """What planners get beside the mask, from one node process with one camera over DDS; and its parts alone."""
 
+import re
 import sys
 from array import array
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus
 from nav_msgs.msg import OccupancyGrid
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time as RclpyTime
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from drive_seg.ground import GridSpec, Ground, Mounting, ground_kinds
@@ -22,7 +25,7 @@ from drive_seg.image_messages import to_image
 from drive_seg.labels import CAMVID11, CITYSCAPES19
 from drive_seg.lens import Lens
 from drive_seg.masks import class_ids, drivable_mask, hide
-from drive_seg.node.planning import Planner, beside
+from drive_seg.node.planning import Planner, UnavailableError, beside
 from drive_seg.node.planning_parameters import CameraPlanning, PlanningParameters
 from drive_seg.node.transforms import TransformError, Transforms
 from drive_seg.segmenter import Segmenter
@@ -200,11 +203,11 @@ def test_a_camera_info_that_was_latched_before_the_node_listened_is_heard(
     peer.spin_until(lambda: durabilities() == [volatile], "nobody whom an ordinary driver would have to warn of")
     infos.clear()
     newer = info_message()
-    newer.binning_x = 7
+    newer.roi.do_rectify = True
 
     def heard() -> bool:
         often.publish(newer)
-        return bool(infos) and infos[-1].binning_x == 7
+        return bool(infos) and infos[-1].roi.do_rectify
 
     peer.insist(images, to_image(picture(1, HEIGHT, WIDTH), peer.header(), "bgr8"), heard, "what it publishes now")
     peer.node.destroy_publisher(often)
@@ -225,6 +228,11 @@ def test_a_camera_info_of_another_size_costs_only_what_needs_it(
     masks.clear()
     camera.insist(image, lambda: len(masks) > 2, "more masks", info_message(45, 60))
     assert node.log.count("no camera_info") == before == 1, "it is told once"
+    wanting = peer.wait_for_values("what is missing", missing_outputs=told)
+    assert wanting["state"] == "active"
+    assert (peer.status().level, peer.status().message) == (DiagnosticStatus.WARN, told)
+    camera.insist(image, lambda: infos, "camera_info of the right size")
+    peer.wait_for_values("nothing missing", missing_outputs="none")
 
 
 def test_without_anything_to_publish_a_frame_is_withheld_with_the_reason(
@@ -295,6 +303,90 @@ def test_the_default_classes_need_not_be_in_the_map_and_others_must() -> None:
         asked.classes(CAMVID11)
 
 
+UP = SimpleNamespace(look_up=lambda frame, header: Mounting.from_transform((0.0, 0.0, 1.5), (0.0, 0.0, 0.0, 1.0)))
+"""TF where the frame of the images is that of the camera's body: x into the picture, z up."""
+LOW = SimpleNamespace(look_up=lambda frame, header: Mounting.from_pose(0.0, 0.0, -0.1, 0.0, 0.0, 0.0))
+
+
+def lost(frame: str, header: Header) -> Mounting:
+    raise TransformError("there is no TF")
+
+
+@pytest.mark.parametrize(
+    ("change", "transforms", "reason"),
+    [
+        ({"k": [0.0] * 9}, None, "holds no calibration: K has the focal lengths 0 and 0"),
+        ({"k": [float("nan"), *[1.0] * 8]}, None, "holds no calibration"),
+        ({"distortion_model": "mei"}, None, "the distortion model 'mei'; known are"),
+        ({"height": 180, "width": 240}, None, "of images of 240x180, and these are 120x90"),
+        ({"binning_x": 2, "binning_y": 2}, None, r"of images of 60x45 \(120x90, binning 2x2\), and these are 120x90"),
+        (
+            {"height": 180, "width": 240, "roi": RegionOfInterest(x_offset=9, width=80, height=40)},
+            None,
+            r"of images of 80x40 \(240x180, region 80x40 at \(9, 0\)\), and these are 120x90",
+        ),
+        ({}, UP, "sees no ground within the grid: is 'front', the frame of its images, an optical frame"),
+        ({}, LOW, "the camera is -0.10 m above the plane z = 0"),
+        ({}, SimpleNamespace(look_up=lost), "the parameter 'cam.mounting' is not given"),
+    ],
+    ids=["no K", "NaN", "model", "size", "binning", "region", "body frame", "below", "no TF"],
+)
+def test_whatever_keeps_the_free_space_away_is_said_and_stays_the_reason(
+    change: dict[str, Any], transforms: Any, reason: str
+) -> None:
+    level = SimpleNamespace(look_up=lambda frame, header: Mounting.from_pose(0.0, 0.0, 1.5, 0.0, 0.1, 0.0))
+    planner = Planner(NODE, "cam", "cam/image", replace(OWN, mounting=None), COMMON, transforms or level)
+    info = info_message()
+    for name, value in change.items():
+        setattr(info, name, value)
+    planner._on_info(info)
+    reasons = free_space_until(planner, lambda said: "worked out" not in said)
+    assert re.search(reason, reasons[-1])
+    assert free_space_until(planner, lambda said: True) == reasons[-1:], "it does not change from frame to frame"
+
+
+def test_a_binned_region_gives_the_grid_of_its_own_lens() -> None:
+    planner = Planner(
+        NODE,
+        "cam",
+        "cam/image",
+        replace(OWN, mounting=(0.0, 0.0, 1.5, 0.0, 0.2, 0.0)),
+        COMMON,
+        SimpleNamespace(look_up=lost),
+    )
+    info = info_message(200, 320)
+    info.k = [160.0, 0.0, 160.0, 0.0, 164.0, 80.0, 0.0, 0.0, 1.0]
+    info.roi = RegionOfInterest(x_offset=40, y_offset=20, width=2 * WIDTH, height=2 * HEIGHT)
+    info.binning_x = info.binning_y = 2
+    planner._on_info(info)
+    grids: list[OccupancyGrid] = []
+    free_space_until(planner, lambda said: "worked out" not in said, grids)
+    lens = Lens(WIDTH, HEIGHT, 80.0, 82.0, 60.0, 30.0, "plumb_bob", tuple(info.d))
+    road = np.zeros((HEIGHT, WIDTH), np.uint8)
+    ground = Ground(lens, Mounting.from_pose(0.0, 0.0, 1.5, 0.0, 0.2, 0.0), COMMON.grid())
+    expected = ground.occupancy(ground_kinds(road, road + 255, ()))
+    assert np.array_equal(np.array(grids[-1].data, np.int8).reshape(expected.shape), expected)
+    assert (expected == 0).any()
+
+
+def free_space_until(planner: Planner, done: Callable[[str], bool], grids: list | None = None) -> list[str]:
+    """The reasons why there is no grid, one a frame, to the first that will do; a grid is none."""
+    road, said = np.zeros((HEIGHT, WIDTH), np.uint8), []
+    for _ in range(2000):
+        try:
+            grid = planner.free_space(road, road + 255, CITYSCAPES19, Header(frame_id="front"))
+            if grids is not None:
+                grids.append(grid)
+            return said
+        except UnavailableError as error:
+            said.append(str(error))
+        if done(said[-1]):
+            return said
+        if planner._making is not None:
+            futures.wait([planner._making])
+    raise AssertionError(said[-3:])
+
+
 def test_what_cannot_be_configured_is_told(tmp_path: Any) -> None:
     lacking = CameraPlanning("", False, str(tmp_path / "none.png"), None)
     with pytest.raises(ValueError, match=r"parameter 'cam.ignore_mask': the ignore mask .*none.png cannot be read"):
@@ -320,7 +412,7 @@ class TfDouble:
             def lookup_transform(self, target: str, source: str, time: RclpyTime) -> Any:
                 double.asked.append((target, source, time.nanoseconds))
                 if (target, source) not in double.known:
-                    raise TfDouble.TransformException(f'"{source}" passed to lookupTransform\ndoes not exist')
+                    raise TfDouble.TransformException(f'"{source}" passed to lookupTransform\ndoes not exist.')
                 return SimpleNamespace(transform=double.known[target, source])
 
         class TransformListener:
@@ -344,7 +436,7 @@ def test_mountings_come_from_tf_at_the_stamp_while_they_are_needed(monkeypatch: 
     transforms.need("b", True)
     transforms.need("a", True)
     assert tf.listening == 1
-    with pytest.raises(TransformError, match='TF does not know it: "front_optical" passed to lookupTransform does not'):
+    with pytest.raises(TransformError, match='"front_optical" passed to lookupTransform does not exist$'):
         transforms.look_up("base_link", header)
     tf.known["base_link", "front_optical"] = SimpleNamespace(
         translation=SimpleNamespace(x=1.0, y=2.0, z=3.0), rotation=SimpleNamespace(x=-0.5, y=0.5, z=-0.5, w=0.5)
