@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -52,7 +53,8 @@ def leave(code: int) -> NoReturn:
 
     Everything of the node must have ended before.
     """
-    # Takes its participant off the network, and its shared memory out of the system.
+    # What is left of the node in cycles keeps its DDS participant, whose shared memory would stay in the system.
+    gc.collect()
     rclpy.get_default_context().destroy()
     logging.shutdown()
     sys.stdout.flush()

@@ -60,6 +60,7 @@ class Preparation:
 
     def __init__(self, model: str | Path, device: str = "auto", precision: str = "auto", nice: int = 0) -> None:
         command = [sys.executable, "-P", "-m", __name__, str(model), "--device", device, "--precision", precision]
+        command += ["--parent", str(os.getpid())]
         package = Path(__file__).parents[2]
         environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         if nice:
@@ -74,8 +75,8 @@ class Preparation:
             text=True,
             errors="replace",
             start_new_session=True,  # a Ctrl-C is for the parent, which ends the child
-            preexec_fn=lambda: _begin(nice),
         )
+        os.setpriority(os.PRIO_PROCESS, self._child.pid, nice + os.getpriority(os.PRIO_PROCESS, 0))
 
     def wait(self) -> None:
         """Wait for the end. What has failed by itself is noted, and not tried again by each process that comes.
@@ -126,8 +127,11 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help="a checkpoint's file, or a model of the package")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--parent", type=int, help="process with which this one ends")
     options = parser.parse_args(args)
     signal.signal(signal.SIGTERM, _end_with_the_compiler)
+    if options.parent is not None and not _ends_with(options.parent):
+        return 1
     from drive_seg import checkpoint
     from drive_seg.runtimes import choice, onnx_file
     from drive_seg.runtimes.prepared import prepare
@@ -181,10 +185,11 @@ def _end_with_the_compiler(number: int, frame: object) -> None:
     sys.exit(128 + number)  # which removes the temporary folder
 
 
-def _begin(nice: int) -> None:
-    os.nice(nice)
+def _ends_with(parent: int) -> bool:
+    """Let this process be ended when its parent dies; False if it has died already."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return os.getppid() == parent
 
 
 if __name__ == "__main__":
