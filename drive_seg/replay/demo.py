@@ -40,6 +40,8 @@ SHEET_FRAMES = 5
 READY_S = 180.0
 SETTLED_S = 30.0
 WAITING_MARGIN_S = 240.0
+LISTENERS_NICE = 5
+"""Recorder and scorer share the machine with the node here, which would not wait for them on a vehicle."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,12 @@ def run(plan: Plan, console: Console) -> None:
 def _play(plan: Plan, children: Children, watch: Watch, console: Console) -> dict[str, str]:
     """Run the processes to their end; gives the last diagnostics of the camera."""
     node = children.start("node", "drive_seg.node.segmentation_node", *node_arguments(plan))
-    recorder = children.start("recorder", "drive_seg.replay.recorder", *_recorder_arguments(plan))
+    recorder = children.start("recorder", "drive_seg.replay.recorder", *_recorder_arguments(plan), nice=LISTENERS_NICE)
     score = plan.output / "score.json"
     listeners = [recorder]
     if plan.has_truth:
-        listeners.append(children.start("scorer", "drive_seg.replay.scorer", "--camera", CAMERA, "-o", str(score)))
+        scoring = ("--camera", CAMERA, "-o", str(score))
+        listeners.append(children.start("scorer", "drive_seg.replay.scorer", *scoring, nice=LISTENERS_NICE))
     player = children.start("player", "drive_seg.replay.player", *_player_arguments(plan))
     alive: list[Child] = [node, *listeners, player]
     with console.status("waiting for the node and its listeners"):

@@ -15,6 +15,7 @@ from drive_seg.replay.demo_watch import ENDS
 
 COUNTS = ("received", *ENDS, "in_flight", "lost_by_middleware")
 LATENCIES = ("latency", "processing")
+STAGES = ("decode", "preprocess", "network", "postprocess", "publish")
 
 
 def summarise(
@@ -41,6 +42,7 @@ def summarise(
             **{name: {p: _number(figures.get(f"{name}_ms_{p}")) for p in ("p50", "p99")} for name in LATENCIES},
             "stamp_to_recorder": {p: float(np.percentile(delays, int(p[1:]))) for p in ("p50", "p99")},
         },
+        "stages_ms": {stage: _number(figures.get(f"stage_{stage}_ms")) for stage in STAGES},
         "score": score,
     }
 

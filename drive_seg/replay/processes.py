@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -27,9 +28,10 @@ class Child:
         command: program and arguments.
         env: its whole environment.
         log: file for its standard output and error.
+        nice: how much it gives way to the other children.
     """
 
-    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path, nice: int = 0) -> None:
         self.name = name
         self.log = log
         with log.open("wb") as output:
@@ -43,6 +45,8 @@ class Child:
                 start_new_session=True,
                 preexec_fn=_die_with_parent,
             )
+        if nice:
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
 
     @property
     def returncode(self) -> int | None:
@@ -99,10 +103,10 @@ class Children:
         self._logs = logs
         self._children: list[Child] = []
 
-    def start(self, name: str, module: str, *arguments: str) -> Child:
-        """Start ``python -m module arguments``."""
+    def start(self, name: str, module: str, *arguments: str, nice: int = 0) -> Child:
+        """Start ``python -m module arguments``, see :class:`Child`."""
         command = [sys.executable, "-m", module, *arguments]
-        child = Child(name, command, self._env, self._logs / f"{name}.log")
+        child = Child(name, command, self._env, self._logs / f"{name}.log", nice)
         self._children.append(child)
         return child
 
