@@ -19,13 +19,17 @@ from drive_seg.checkpoint import CheckpointError, Contract
 from drive_seg.cuda_device import CudaDevice
 from drive_seg.frame_graph import FrameGraphs
 from drive_seg.frame_path import FramePath
-from drive_seg.labels import LabelMap
+from drive_seg.labels import VOID, LabelMap
 from drive_seg.runtimes import MULTIPLE, Runtime, Size, choice, onnx_file
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 
 log = logging.getLogger("drive_seg")
 GRAPHS_SWITCH = "DRIVE_SEG_CUDA_GRAPHS"
 """Environment variable; 0 switches CUDA graphs off."""
+
+
+class NotFiniteError(RuntimeError):
+    """The network gave values that are not finite, so there is no label."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,7 @@ class Segmenter:
 
         Raises:
             ValueError: if an image is not uint8 [H, W, 3] with at least one pixel.
+            NotFiniteError: if the network gave NaN or an infinite value.
         """
         return self._submit(images, confidence, stages).result()
 
@@ -266,9 +271,20 @@ class Segmenter:
     ) -> Callable[[], list[np.ndarray]]:
         """One batch: what waits for its planes, labels and then confidences."""
         if self._graphs is not None and (flight := self._graphs.submit(images, size, confidence, stages)) is not None:
-            return flight.land
-        planes = self._plain(images, size, confidence, stages)
+            return lambda: self._checked(flight.land(), len(images))
+        planes = self._checked(self._plain(images, size, confidence, stages), len(images))
         return lambda: planes
+
+    def _checked(self, planes: list[np.ndarray], count: int) -> list[np.ndarray]:
+        """The planes, the first ``count`` of them labels, if the network gave numbers."""
+        if not self._network.may_void:
+            for label in planes[:count]:
+                if label.max() == VOID:
+                    share = float((label == VOID).mean())
+                    raise NotFiniteError(
+                        f"the network gave values that are not finite (NaN or infinite) at {share:.1%} of the pixels"
+                    )
+        return planes
 
     def _plain(
         self, images: list[np.ndarray], size: Size, confidence: bool, stages: dict[str, float] | None
@@ -329,4 +345,4 @@ class _StageClock:
         self._last = now
 
 
-__all__ = ["CheckpointError", "Segmentation", "Segmenter", "choose_device", "choose_precision"]
+__all__ = ["CheckpointError", "NotFiniteError", "Segmentation", "Segmenter", "choose_device", "choose_precision"]

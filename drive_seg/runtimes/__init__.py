@@ -34,6 +34,7 @@ class Runtime(ABC):
         one_by_one: it takes no more than one image at once.
         gives_ids: it decides for itself: class ids come out, so nothing is known of their probability.
         decides: it can also decide while it computes, see :meth:`decide`: faster than to look at the logits afterwards.
+        may_void: 255 among its ids is void. From others it says that a value was not finite.
         capturable: it does no more than launch kernels on the current CUDA stream, so that a CUDA graph can hold it.
     """
 
@@ -46,6 +47,7 @@ class Runtime(ABC):
     one_by_one: bool = False
     gives_ids: bool = False
     decides: bool = False
+    may_void: bool = False
     capturable: bool = False
 
     @abstractmethod
