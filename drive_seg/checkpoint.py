@@ -78,15 +78,17 @@ class InputSpec:
 
         Args:
             images: uint8 or float BGR [B, 3, H, W], values 0..255.
-            dtype: of the result.
+            dtype: of the result; uint8 leaves the values as they are, for a network that normalises by itself.
             constants: of :meth:`constants` on the images' device; made here if left out, which copies from the host.
 
         Returns:
             [B, 3, H, W] in this input's channel order, (value * scale - mean) / std, channels_last.
         """
-        summand, factor = self.constants(images.device) if constants is None else constants
         if self.channel_order == "rgb":
             images = images.flip(1)
+        if dtype == torch.uint8:
+            return images.to(dtype).contiguous(memory_format=torch.channels_last)
+        summand, factor = self.constants(images.device) if constants is None else constants
         x = torch.addcmul(summand, images.float(), factor)
         return x.to(dtype).contiguous(memory_format=torch.channels_last)
 

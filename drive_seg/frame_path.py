@@ -39,7 +39,7 @@ class FramePath:
         Args:
             stacks: uint8 BGR [B, H, W, 3] on the runtime's ``tensor_device``, one for each size of image.
             size: (height, width) in which the network sees all of them.
-            confidence: also give that; not for a runtime that ``gives_ids``.
+            confidence: also give that, if the runtime does.
             lap: hears "preprocess" and "network", each when that is computed, or on a GPU launched. The network of a
                 runtime that decides includes it.
 
@@ -54,9 +54,9 @@ class FramePath:
             answers = self._runtime.decide(batch, confidence)
             lap("network")
         else:
-            output = self._runtime(batch)
+            logits = self._runtime(batch)
             lap("network")
-            answers = (output, None) if self._runtime.gives_ids else decide(output, confidence)
+            answers = decide(logits, confidence)
         sizes = [tuple(stack.shape[1:3]) for stack in stacks for _ in range(len(stack))]
         return [
             to_size(plane, at)

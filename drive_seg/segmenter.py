@@ -20,16 +20,12 @@ from drive_seg.cuda_device import CudaDevice
 from drive_seg.frame_graph import FrameGraphs
 from drive_seg.frame_path import FramePath
 from drive_seg.labels import VOID, LabelMap
-from drive_seg.runtimes import MULTIPLE, Runtime, Size, choice, onnx_file
+from drive_seg.runtimes import MULTIPLE, NotFiniteError, Runtime, Size, choice, onnx_file
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 
 log = logging.getLogger("drive_seg")
 GRAPHS_SWITCH = "DRIVE_SEG_CUDA_GRAPHS"
 """Environment variable; 0 switches CUDA graphs off."""
-
-
-class NotFiniteError(RuntimeError):
-    """The network gave values that are not finite, so there is no label."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +159,8 @@ class Segmenter:
 
     @property
     def gives_confidence(self) -> bool:
-        """Whether it can say how sure it is; not so for an ONNX file that gives ids."""
-        return not self._network.gives_ids
+        """Whether it can say how sure it is; not so for a file that gives ids alone."""
+        return self._network.gives_confidence
 
     @property
     def fixed_size(self) -> Size | None:
@@ -174,12 +170,12 @@ class Segmenter:
     def network_size(self, height: int, width: int) -> Size:
         """The (height, width) in which the network sees an image of that size.
 
-        The aspect is kept, the pixel count is about that of the input size, the sides are multiples of 8. Where the
-        model's file fixes the size, it is that one.
+        The aspect is kept, the pixel count is about that of the input size, the sides are multiples of 8, or of what a
+        file's contract says. Where the model's file fixes the size, it is that one.
         """
         if self._network.fixed_size is not None:
             return self._network.fixed_size
-        return network_size(self.input_size, height, width)
+        return network_size(self.input_size, height, width, self._network.multiple)
 
     @property
     def graphs(self) -> int:
@@ -280,10 +276,7 @@ class Segmenter:
         if not self._network.may_void:
             for label in planes[:count]:
                 if label.max() == VOID:
-                    share = float((label == VOID).mean())
-                    raise NotFiniteError(
-                        f"the network gave values that are not finite (NaN or infinite) at {share:.1%} of the pixels"
-                    )
+                    raise NotFiniteError(float((label == VOID).mean()))
         return planes
 
     def _plain(
@@ -311,14 +304,10 @@ def _tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image if image.flags.writeable else image.copy())  # torch has no read-only tensors
 
 
-def network_size(input_size: Size, height: int, width: int) -> Size:
-    """(height, width) of about the pixel count of the input size, of an image's aspect, in multiples of 8."""
+def network_size(input_size: Size, height: int, width: int, multiple: int = MULTIPLE) -> Size:
+    """(height, width) of about the pixel count of the input size, of an image's aspect, in multiples."""
     scale = (input_size[0] * input_size[1] / (height * width)) ** 0.5
-    return _multiple(height * scale), _multiple(width * scale)
-
-
-def _multiple(length: float) -> int:
-    return max(MULTIPLE, round(length / MULTIPLE) * MULTIPLE)
+    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
 
 
 def _checked_size(size: Size) -> Size:
