@@ -103,6 +103,15 @@ def image_input(ports: Sequence[Port]) -> ImageInput:
     return ImageInput(port, by_pixel, fixed[0] is not None, tuple(sides))
 
 
+def random_batch(entry: ImageInput, count: int = 1, size: Size = (256, 512)) -> Tensor:
+    """Something of an image's form, the same each time: [count, 3, h, w], in a size where the file fixes none."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, 3, *entry.size(size))
+    if entry.dtype == torch.uint8:
+        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return torch.randn(shape, generator=generator).to(entry.dtype)
+
+
 def in_words(error: Any) -> str:
     """An exception of a runtime in one line, without its code and the place in its sources."""
     text = " ".join(str(error).split())

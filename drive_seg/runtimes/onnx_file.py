@@ -69,13 +69,17 @@ class OnnxFile(ModelFile):
 
     Attributes:
         contract: ``network`` is "onnx"; ``options`` are those of :func:`drive_seg.runtimes.file_contract.contract_of`.
-        contract_file: where it was read.
+        given: the path that was asked for: that of the file, or of the contract.
         sha256: over the model, the weights in the order of their names, and the contract's canonical JSON.
     """
 
     contract: Contract
-    contract_file: Path
+    given: Path
     sha256: str
+
+    @property
+    def contract_file(self) -> Path:
+        return contract_path(self.given)
 
 
 def is_onnx(path: Path) -> bool:
@@ -130,4 +134,4 @@ def read(path: str | Path) -> OnnxFile:
     contract = read_contract(path)
     file = read_model(model_path(path))
     digest = hashlib.sha256(file.digests() + canonical_json(contract.to_dict()).encode()).hexdigest()
-    return OnnxFile(file.path, file.model, file.weights, contract, contract_path(path), digest)
+    return OnnxFile(file.path, file.model, file.weights, contract, path, digest)

@@ -84,6 +84,10 @@ class OnnxRuntime(Runtime):
             raise self._misfit(error) from error
         return ids, None if sure is None else sure[:, ::every]
 
+    def ports(self) -> dict[str, list[str]]:
+        """What the file takes and gives, as text."""
+        return {"inputs": list(map(str, self._session.inputs)), "outputs": list(map(str, self._session.outputs))}
+
     def _open(self, file: ModelFile, precision: str, threads: int) -> FileSession:
         """A session of what was read and hashed."""
         try:

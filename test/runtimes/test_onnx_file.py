@@ -16,7 +16,7 @@ import yaml
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, InputSpec
 from drive_seg.labels import CITYSCAPES19
-from drive_seg.runtimes import cache, onnx_file
+from drive_seg.runtimes import cache, file_trial, onnx_file
 from drive_seg.runtimes.file_contract import OPTIONAL, REQUIRED
 from drive_seg.segmenter import NotFiniteError, Segmenter
 from drive_seg.synth import SynthDrive
@@ -452,6 +452,13 @@ def test_an_exported_checkpoint_labels_as_the_checkpoint_does(exported):
     assert np.abs(first.confidence.astype(int) - second.confidence).max() <= 1
 
 
+def test_openvino_runs_an_export_whose_weights_lie_beside_it(exported):
+    pytest.importorskip("openvino")
+    ours, theirs = Segmenter.load(exported), Segmenter.load(exported, runtime="openvino")
+    image = SynthDrive(seed=5).frame(20).image
+    assert theirs.runtime == "openvino" and (ours(image).label == theirs(image).label).mean() >= 0.9999
+
+
 # What is hashed
 
 
@@ -705,6 +712,63 @@ def test_the_commands_take_an_onnx_file(tmp_path, capsys):
         cli.app(["inspect", str(write_contract(path))], standalone_mode=False)
 
 
+def test_inspect_shows_what_a_file_takes_and_gives_and_in_what(tmp_path, capsys):
+    pytest.importorskip("typer")
+    from drive_seg import cli
+
+    quantised = (
+        "s = Constant<value_float=0.05>() z = Constant<value_int=0>() zero = Cast<to=3>(z) "
+        "q = QuantizeLinear(image, s, zero) logits = DequantizeLinear(q, s, zero)"
+    )
+    cli.app(["inspect", str(write(tmp_path, quantised)), "--json", "-"], standalone_mode=False)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["runtime"], printed["precision"]) == ("onnxruntime", "int8")
+    assert printed["inputs"] == ["'image' tensor(float) [N, 3, H, W]"]
+    assert printed["outputs"][0].startswith("'logits' tensor(float) [N, ")
+
+
+@pytest.mark.parametrize(
+    ("model", "seen", "kind"),
+    [
+        (
+            {"body": SOFTMAX, "takes": FIXED},
+            ": probabilities of 3 classes",
+            "probabilities",
+        ),
+        ({"body": LOG_SOFTMAX, "takes": FIXED}, "logits of 3 classes", "logits"),
+        (
+            {"body": RED + "logits = Sigmoid(red)", "takes": FIXED},
+            "sigmoid of 1 class, or of two with a thr",
+            "sigmoid",
+        ),
+        ({"body": ARGMAX, "gives": IDS, "takes": FIXED}, "'ids' tensor(int64) [", "ids"),
+        (
+            {"body": "p = Cast<to=1>(image) logits = Neg(p)", "takes": "uint8[1,64,96,3] image"},
+            "'image' tensor(uint8) [1, 64, 96, 3] and gives",
+            "logits",
+        ),
+    ],
+)
+def test_inspect_writes_a_contract_to_fill_in(tmp_path, monkeypatch, capsys, model, seen, kind):
+    pytest.importorskip("typer")
+    from drive_seg import cli
+
+    monkeypatch.setattr(file_trial, "outcomes", lambda file, names, *wish: [file_trial.Outcome(n) for n in names])
+    path = write(tmp_path, **model)
+    place = path.with_suffix(".contract.yaml")
+    place.unlink()
+    assert cli.app(["inspect", str(path)], standalone_mode=False) == 1
+    assert "runtime: onnxruntime" in capsys.readouterr().out
+    text = place.read_text()
+    assert seen in text and f"\noutput: {kind}" in text and "\ninput_size: [64, 96]" in text
+    with pytest.raises(CheckpointError, match="label_map, channel_order, .*licence are empty: fill in what"):
+        Segmenter.load(path)
+    filled = dict(yaml.safe_load(text), label_map=TWO if "or of two" in seen else CONTRACT["label_map"], licence="MIT")
+    rest = {"mean": CONTRACT["mean"], "std": CONTRACT["std"]} if "range" not in filled else {}
+    place.write_text(yaml.safe_dump({**filled, "channel_order": "rgb", **rest}))
+    assert Segmenter.load(path)(picture(64, 96)).label.shape == (64, 96)
+
+
 def test_evaluate_scores_an_onnx_file(tmp_path, capsys):
     pytest.importorskip("typer")
     from drive_seg import cli
@@ -722,9 +786,18 @@ def test_evaluate_scores_an_onnx_file(tmp_path, capsys):
 
 def test_without_onnxruntime_the_sentence_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "net.onnx").touch()
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    write_contract(tmp_path / "net.onnx")
+    for name in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(CheckpointError, match="needs onnxruntime.*extra 'onnx'"):
-        Segmenter.load(write_contract(tmp_path / "net.onnx"))
+        Segmenter.load(tmp_path / "net.onnx")
+
+
+def test_auto_does_without_onnxruntime_where_openvino_is(tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    path = write(tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert Segmenter.load(path).runtime == "openvino"
 
 
 def test_a_checkpoint_runs_without_onnxruntime_being_loaded():
@@ -778,6 +851,22 @@ def test_tensorrt_is_asked_for_with_a_cache_for_its_engines(tmp_path, monkeypatc
     offered.remove("TensorrtExecutionProvider")
     with pytest.raises(ValueError, match="runtime 'tensorrt' is not there: the installed onnxruntime offers no Tens"):
         Segmenter.load(path, runtime="tensorrt")
+
+
+def test_a_contract_elsewhere_names_its_file(tmp_path):
+    (tmp_path / "models").mkdir()
+    path = write(tmp_path / "models")
+    own = tmp_path / "own.contract.yaml"
+    own.write_text(f"file: models/net.onnx\n{yaml.safe_dump({**CONTRACT, 'channel_order': 'bgr'})}")
+    image = picture(64, 96)
+    segmenter = Segmenter.load(own)
+    assert segmenter.contract.input.channel_order == "bgr" and segmenter.label_map.name == "own"
+    assert (segmenter(image[..., ::-1].copy()).label == Segmenter.load(path)(image).label).all()
+    with pytest.raises(CheckpointError, match="says in 'file' which .onnx or .xml it is for"):
+        Segmenter.load(path.with_suffix(".contract.yaml"))
+    own.write_text(f"file: none.onnx\n{yaml.safe_dump(CONTRACT)}")
+    with pytest.raises(CheckpointError, match="none.onnx: there is no such file"):
+        Segmenter.load(own)
 
 
 def test_tensorrt_is_for_onnx_files_on_a_gpu(tmp_path):
