@@ -94,7 +94,7 @@ def _inspect_without_contract(path: Path, output: Path | None) -> None:
     except OSError as error:
         typer.echo(seen.template, err=output is not None)
         tell(
-            f"{path.name} has no contract, and {place} cannot be written ({error.strerror}): the above is one to fill in"
+            f"{path.name} has no contract: the above is one to fill in; {place} cannot be written ({error.strerror})"
         )
 
 

@@ -91,9 +91,7 @@ class OnnxRuntime(Runtime):
     def _open(self, file: ModelFile, precision: str, threads: int) -> FileSession:
         """A session of what was read and hashed."""
         try:
-            return open_file(
-                file, precision, threads, lambda ort: _providers(self.device, ort.get_available_providers())
-            )
+            return open_file(file, precision, threads, lambda ort: providers(self.device, ort))
         except CheckpointError as error:
             raise self._misfit(error) from error
 
@@ -195,8 +193,8 @@ class TensorRtRuntime(OnnxRuntime):
             self.precision = "fp16"
 
     def _open(self, file: OnnxFile, precision: str, threads: int) -> FileSession:
-        def providers(onnxruntime: ModuleType) -> list[Any]:
-            cuda = _providers(self.device, onnxruntime.get_available_providers())
+        def chosen(onnxruntime: ModuleType) -> list[Any]:
+            cuda = providers(self.device, onnxruntime)
             if _TENSORRT not in onnxruntime.get_available_providers():
                 raise ValueError("runtime 'tensorrt' is not there: the installed onnxruntime offers no TensorRT")
             options = {
@@ -208,7 +206,7 @@ class TensorRtRuntime(OnnxRuntime):
             return [(_TENSORRT, options), *cuda]
 
         try:
-            return open_file(file, precision, threads, providers)
+            return open_file(file, precision, threads, chosen)
         except CheckpointError as error:
             raise self._misfit(error) from error
 
@@ -232,7 +230,7 @@ def open_file(
     file: ModelFile,
     precision: str = "auto",
     threads: int = 0,
-    providers: Callable[[ModuleType], list[Any]] = lambda onnxruntime: ["CPUExecutionProvider"],
+    chosen: Callable[[ModuleType], list[Any]] = lambda onnxruntime: ["CPUExecutionProvider"],
 ) -> FileSession:
     """A file in ONNX Runtime.
 
@@ -240,7 +238,7 @@ def open_file(
         file: of the form ONNX.
         precision: "auto", or what the file computes in.
         threads: 0 is onnxruntime's own choice.
-        providers: gives the list for a session.
+        chosen: gives the providers.
 
     Raises:
         CheckpointError: if onnxruntime is missing or cannot run the file.
@@ -256,10 +254,10 @@ def open_file(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # whatever goes wrong comes as an exception, too
     options.intra_op_num_threads = thread_count(threads)
-    chosen = providers(onnxruntime)
+    offered = chosen(onnxruntime)
     with file.unpacked() as model:
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=chosen)
+            session = onnxruntime.InferenceSession(model, options, providers=offered)
         except Exception as error:  # onnxruntime's exceptions have no other base
             reason, folder = in_words(error), str(model.parent)
             if folder in reason.replace(f"{model} ", ""):  # of another file than the model itself
@@ -267,8 +265,8 @@ def open_file(
             raise CheckpointError(
                 f"onnxruntime {onnxruntime.__version__} cannot run it: {reason.replace(f'{folder}/', '')}"
             ) from error
-    if chosen[0] != "CPUExecutionProvider" and session.get_providers()[0] != chosen[0][0]:
-        raise ValueError(f"device 'cuda' is not there: onnxruntime could not start {chosen[0][0]}")
+    if offered[0] != "CPUExecutionProvider" and session.get_providers()[0] != offered[0][0]:
+        raise ValueError(f"device 'cuda' is not there: onnxruntime could not start {offered[0][0]}")
     half = any(port.type == "tensor(float16)" for port in session.get_inputs())
     found = "int8" if file.quantised else "fp16" if half else "fp32"
     if precision not in ("auto", found):
@@ -319,10 +317,16 @@ def _engines(sha256: str, version: str) -> Path:
     return folder
 
 
-def _providers(device: str, offered: list[str]) -> list[Any]:
+def providers(device: str, onnxruntime: ModuleType) -> list[Any]:
+    """What a session on a device is made with.
+
+    Raises:
+        ValueError: if onnxruntime does not have the device.
+    """
     kind, number = parse_device(device)
     if kind == "cpu":
         return ["CPUExecutionProvider"]
+    offered = onnxruntime.get_available_providers()
     if "CUDAExecutionProvider" not in offered:
         raise ValueError(
             f"device '{device}' is not there: the installed onnxruntime offers {', '.join(offered)}; the package "
