@@ -1,9 +1,9 @@
 """Which runtime executes a model: as asked for, or the fastest that is installed and prepared.
 
-"auto" goes by rule and not by timing, so that a vehicle does the same at every start: on CUDA PyTorch; on the CPU
-the package's own kernels, compiled code, OpenVINO or ONNX Runtime, PyTorch, the first of them that is installed,
-prepared for this checkpoint and able to compute in the precision asked for. It never takes half precision by itself on
-a CPU: too many labels change.
+For a user's file "auto" goes by a trial that is kept, see :func:`for_file`. For a checkpoint it goes by rule and not by
+timing, so that a vehicle does the same at every start: on CUDA PyTorch; on the CPU the package's own kernels, compiled
+code, OpenVINO or ONNX Runtime, PyTorch, the first of them that is installed, prepared for this checkpoint and able to
+compute in the precision asked for. It never takes half precision by itself on a CPU: too many labels change.
 """
 
 from __future__ import annotations

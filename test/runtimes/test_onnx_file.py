@@ -18,6 +18,7 @@ from drive_seg.checkpoint import CheckpointError, InputSpec
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.runtimes import cache, file_trial, onnx_file
 from drive_seg.runtimes.file_contract import OPTIONAL, REQUIRED
+from drive_seg.runtimes.sessions import openvino_core
 from drive_seg.segmenter import NotFiniteError, Segmenter
 from drive_seg.synth import SynthDrive
 
@@ -669,6 +670,31 @@ def test_the_readme_s_contracts_are_some(checkout, tmp_path):
     road = onnx_file.read_contract(tmp_path / "road.xml")
     assert road.label_map.names == ("background", "road", "curb") and road.options["becomes"] == [0, 1, 2, 1]
     assert (road.input.mean, road.input.std, road.input.scale) == ((0, 0, 0), (1, 1, 1), 1)
+
+
+def test_the_readme_s_road_network_is_drivable(checkout, tmp_path):
+    """A stand-in for it as OpenVINO has it: probabilities of four classes by how near the brightness is to 60 x id."""
+    openvino = pytest.importorskip("openvino")
+    body = "m = ReduceMax<axes=[1], keepdims=1>(image) k = Constant<value_floats=[0.0,60.0,120.0,180.0]>() "
+    body += "s = Constant<value_ints=[1,4,1,1]>() t = Reshape(k, s) d = Sub(m, t) a = Abs(d) n = Neg(a) "
+    body += "w = Constant<value_float=20.0>() l = Div(n, w) road = Softmax<axis=1>(l)"
+    path = write(tmp_path, body, "float[1,3,512,896] image", "float[1,4,512,896] road")
+    network = path.with_suffix(".xml")
+    openvino.save_model(openvino_core().read_model(path), network, compress_to_fp16=False)
+    contract = (checkout / "README.md").read_text().split("```yaml\nlabel_map")[2].partition("```")[0]
+    network.with_suffix(".contract.yaml").write_text(f"label_map{contract}")
+    segmenter = Segmenter.load(network)
+    assert (segmenter.runtime, segmenter.network_size(720, 1280)) == ("openvino", (512, 896))
+    chances = np.exp(-np.abs(180 - 60 * np.arange(4)) / 20)
+    chances /= chances.sum()
+    result = segmenter(np.full((72, 128, 3), 180, np.uint8), confidence=True)
+    assert (result.label == 1).all(), "lane marking, which is road"
+    assert is_near(result.confidence, chances[1] + chances[3])
+    assert (segmenter(np.full((72, 128, 3), 120, np.uint8)).label == 2).all()
+    wrong = f"label_map{contract}".replace("output: probabilities", "output: logits")
+    network.with_suffix(".contract.yaml").write_text(wrong)
+    with pytest.raises(CheckpointError, match="a softmax is inside the network. .*it must say output: probabilities"):
+        Segmenter.load(network)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "", "mean: [1,", "\xff"])
