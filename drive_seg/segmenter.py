@@ -163,6 +163,16 @@ class Segmenter:
         return self._network.gives_confidence
 
     @property
+    def gives_logits(self) -> bool:
+        """Whether the network gives logits; not so for a file that gives ids or sigmoids."""
+        return self._network.gives_logits
+
+    @property
+    def multiple(self) -> int:
+        """The sides of the network's input are multiples of this, unless fixed."""
+        return self._network.multiple
+
+    @property
     def fixed_size(self) -> Size | None:
         """The one (height, width) of the network's input that the model's file allows; None if it takes any."""
         return self._network.fixed_size

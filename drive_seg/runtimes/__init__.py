@@ -43,8 +43,6 @@ class Runtime(ABC):
         gives_logits: the call gives logits; if not, it only ``decides``.
         gives_confidence: it can say how sure it is.
         decides: :meth:`decide` gives what :func:`drive_seg.decision.decide` does not know, or sooner.
-        table: uint8 [N]: what each class of its logits is in the label map, 255 for void; None where they are the
-            label map's.
         may_void: 255 among its ids is void. From others it says that a value was not finite.
         capturable: it does no more than launch kernels on the current CUDA stream, so that a CUDA graph can hold it.
     """
@@ -60,7 +58,6 @@ class Runtime(ABC):
     gives_logits: bool = True
     gives_confidence: bool = True
     decides: bool = False
-    table: Tensor | None = None
     may_void: bool = False
     capturable: bool = False
 
@@ -72,7 +69,7 @@ class Runtime(ABC):
             batch: [B, 3, h, w] of ``dtype`` on ``tensor_device``, normalised as the contract says.
 
         Returns:
-            logits [B, C, h, w]; the next call may overwrite them.
+            logits [B, C, h, w] of the label map's classes; the next call may overwrite them.
         """
 
     def decide(

@@ -47,7 +47,7 @@ class Outputs:
 
     @property
     def gives_logits(self) -> bool:
-        """Whether there are logits whose softmax are the probabilities of the network's classes."""
+        """Whether there are logits whose softmax are the probabilities of the classes."""
         return self.kind in ("logits", "probabilities") and not self._binary
 
     @property
@@ -87,9 +87,18 @@ class Outputs:
             raise ValueError(f"{about}, {wrong}")
 
     def logits(self, values: np.ndarray, size: Size) -> Tensor:
-        """Logits float32 [B, N, h, w] at a size; only where it ``gives_logits``."""
+        """Logits float32 [B, C, h, w] of the label map at a size; only where it ``gives_logits``.
+
+        Of network classes that become one, they are of the sum of probabilities; those that become void are left out.
+        """
         planes = self._planes(values, size)
-        return _log(planes) if self.kind == "probabilities" else planes
+        logits = _log(planes) if self.kind == "probabilities" else planes
+        if self.table is None:
+            return logits
+        count = self._label_map.num_classes
+        sums = torch.zeros(len(logits), count + 1, *logits.shape[2:])
+        sums.index_add_(1, self.table[: self.classes].long().clamp(max=count), logits.softmax(1))
+        return _log(sums[:, :count])
 
     def decide(
         self, values: np.ndarray, sureness: np.ndarray | None, size: Size, confidence: bool, temperature: float = 1.0

@@ -67,8 +67,6 @@ class OnnxRuntime(Runtime):
         # Plain logits are decided on elsewhere, where 255 says that they are not finite.
         self.may_void = self.decides
         self.gives_confidence = self._outputs.kind != "ids" or len(self._wanted) == 2
-        table = self._outputs.table
-        self.table = None if table is None else table[: self._outputs.classes]
 
     def __call__(self, batch: Tensor) -> Tensor:
         return self._outputs.logits(self._run(batch)[0], tuple(batch.shape[-2:]))

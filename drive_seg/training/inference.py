@@ -75,7 +75,7 @@ class Labeller:
         self._segmenter, self._inference = segmenter, inference
         if inference.as_on_the_vehicle:
             return
-        if not segmenter._network.gives_logits:
+        if not segmenter.gives_logits:
             raise ValueError("the model gives class ids, or a sigmoid, and no probabilities to average over")
         if segmenter.network_size(8, 800) == segmenter.network_size(800, 8):
             raise ValueError("the model's file fixes the size of its input: scales, flip and window need a free one")
@@ -83,17 +83,15 @@ class Labeller:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         if self._inference.as_on_the_vehicle:
             return self._segmenter(image).label
-        ids = self.probabilities(image).argmax(0)
-        table = self._segmenter._network.table
-        return (ids if table is None else table[ids]).to(torch.uint8).cpu().numpy()
+        return self.probabilities(image).argmax(0).to(torch.uint8).cpu().numpy()
 
     @torch.inference_mode()
     def probabilities(self, image: np.ndarray) -> Tensor:
-        """The averaged probabilities of the network's classes, float32 [C, H, W], of an image uint8 BGR [H, W, 3]."""
+        """The averaged probabilities, float32 [C, H, W], of an image uint8 BGR [H, W, 3]."""
         size = self._segmenter.network_size(*image.shape[:2])
         total: Tensor | None = None
         for scale in self._inference.scales:
-            pixels = self._segmenter.prepare(image, _scaled(size, scale, self._segmenter._network.multiple))
+            pixels = self._segmenter.prepare(image, _scaled(size, scale, self._segmenter.multiple))
             for flipped in (False, True) if self._inference.flip else (False,):
                 p = self._seen(pixels.flip(-1)).flip(-1) if flipped else self._seen(pixels)
                 p = _to_size(p, image.shape[:2])
@@ -108,9 +106,7 @@ class Labeller:
         height, width = pixels.shape[-2:]
         # 0 is the mean colour in what the network sees
         padded = F.pad(pixels, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
-        table = self._segmenter._network.table
-        classes = self._segmenter.label_map.num_classes if table is None else len(table)
-        total = torch.zeros((1, classes, *padded.shape[-2:]), device=pixels.device)
+        total = torch.zeros((1, self._segmenter.label_map.num_classes, *padded.shape[-2:]), device=pixels.device)
         times = torch.zeros(padded.shape[-2:], device=pixels.device)
         for top in _starts(padded.shape[-2], window[0], self._inference.stride):
             for left in _starts(padded.shape[-1], window[1], self._inference.stride):

@@ -267,14 +267,17 @@ def test_twenty_channels_for_nineteen_classes(tmp_path, ignored):
         assert (label == (255 if channel == ignored else channel - (ignored == 0))).all()
 
 
-def test_averaging_knows_what_the_classes_become(tmp_path):
+def test_averaging_is_over_the_classes_of_the_label_map(tmp_path):
     pytest.importorskip("torchmetrics")
     from drive_seg.training.inference import Inference, Labeller
 
     keys = {"label_map": TWO, "classes": ["r", "g", "b"], "meaning": {"r": "road", "g": "road", "b": "other"}}
     segmenter, image = Segmenter.load(write(tmp_path, SOFTMAX, output="probabilities", **keys)), picture(64, 96)
     averaged = Labeller(segmenter, Inference(flip=True, window=(64, 96)))(image)
-    assert (averaged == segmenter(image).label).mean() > 0.99
+    assert (averaged == (shares(image)[2] < 0.5).numpy()).all()
+    sigmoids = Segmenter.load(write(tmp_path, SIGMOID, output="sigmoid"))
+    with pytest.raises(ValueError, match="class ids, or a sigmoid, and no probabilities to average over"):
+        Labeller(sigmoids, Inference(flip=True))
 
 
 @pytest.mark.parametrize("confidence", [False, True])
