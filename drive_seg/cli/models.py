@@ -93,9 +93,7 @@ def _inspect_without_contract(path: Path, output: Path | None) -> None:
         tell(f"{path.name} has no contract: {place} is one to fill in")
     except OSError as error:
         typer.echo(seen.template, err=output is not None)
-        tell(
-            f"{path.name} has no contract: the above is one to fill in; {place} cannot be written ({error.strerror})"
-        )
+        tell(f"{path.name} has no contract: the above is one to fill in; {place} cannot be written ({error.strerror})")
 
 
 def _listed(about: dict[str, Any]) -> str:

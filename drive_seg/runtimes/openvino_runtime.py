@@ -88,7 +88,9 @@ def open_file(file: ModelFile, precision: str = "auto", threads: int = 0) -> Fil
             chosen = _choose_precision(file, model, precision)
             hint = "fp32" if chosen == "int8" else chosen
             return _Session(OpenvinoModel(openvino, model, hint, thread_count(threads)), chosen)
-        except RuntimeError as error:  # the base of OpenVINO's own
+        except ValueError:
+            raise
+        except Exception as error:  # OpenVINO's exceptions have no other base
             reason = " ".join(str(error).split()).replace(f"{path.parent}/", "")[:400]
             raise CheckpointError(f"openvino {openvino.__version__} cannot run it: {reason}") from error
 
