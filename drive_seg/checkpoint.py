@@ -24,6 +24,7 @@ from drive_seg.networks.layers import strip_training_only, training_only_branche
 FORMAT = "drive_seg/1"
 TO_UNIT = 1 / 255
 """The scale that brings pixels to 0..1."""
+_PYTORCH = (".pth", ".pt", ".pt2", ".ckpt", ".pkl", ".bin")
 _CONTRACT, _HASH = "drive_seg.contract", "drive_seg.sha256"
 
 
@@ -78,15 +79,17 @@ class InputSpec:
 
         Args:
             images: uint8 or float BGR [B, 3, H, W], values 0..255.
-            dtype: of the result.
+            dtype: of the result; uint8 leaves the values as they are, for a network that normalises by itself.
             constants: of :meth:`constants` on the images' device; made here if left out, which copies from the host.
 
         Returns:
             [B, 3, H, W] in this input's channel order, (value * scale - mean) / std, channels_last.
         """
-        summand, factor = self.constants(images.device) if constants is None else constants
         if self.channel_order == "rgb":
             images = images.flip(1)
+        if dtype == torch.uint8:
+            return images.to(dtype).contiguous(memory_format=torch.channels_last)
+        summand, factor = self.constants(images.device) if constants is None else constants
         x = torch.addcmul(summand, images.float(), factor)
         return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
@@ -244,8 +247,8 @@ def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint and check that it is whole and what its contract says.
 
     Raises:
-        CheckpointError: if the file is missing, not a safetensors file, cut off, without a contract, or its hash is
-            wrong.
+        CheckpointError: if the file is missing, not a safetensors file, cut off, without a contract, its hash is
+            wrong, or a weight is not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -257,7 +260,7 @@ def load(path: str | Path) -> Checkpoint:
             # kernels, which then sum in another order.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: {_what_it_is(path) or f'not a whole safetensors file ({error})'}") from error
     contract = _contract_in(metadata, path)
     digest = content_hash(tensors, contract)
     if digest != metadata[_HASH]:
@@ -265,6 +268,9 @@ def load(path: str | Path) -> Checkpoint:
             f"{path}: content hash {digest[:12]}... is not the recorded {metadata[_HASH][:12]}..., "
             "so weights or contract were changed after it was written"
         )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(f"{path}: tensor '{name}' holds values that are not finite: its training diverged")
     return Checkpoint(path, contract, tensors, digest)
 
 
@@ -281,7 +287,30 @@ def read_contract(path: str | Path) -> Contract:
         with safe_open(str(path), framework="pt") as file:
             return _contract_in(file.metadata() or {}, path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: {_what_it_is(path) or f'not a whole safetensors file ({error})'}") from error
+
+
+def _what_it_is(path: Path) -> str:
+    """What a file of another framework is and how its network gets here; empty for any other file."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(8)
+    except OSError:
+        return ""
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return ""
+    if head[4:] == b"TFL3" or suffix == ".tflite":
+        what, how = "a TensorFlow Lite file", "convert it to ONNX, as tf2onnx does"
+    elif head[:4] == b"\x89HDF" or suffix in (".h5", ".keras", ".pb"):
+        what, how = "a TensorFlow or Keras file", "convert it to ONNX, as tf2onnx does"
+    elif suffix in (".engine", ".plan", ".trt"):
+        what, how = "a TensorRT engine", "take the ONNX file that it was built from; runtime tensorrt builds its own"
+    elif head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] <= b"\x05") or suffix in _PYTORCH:
+        what, how = "a PyTorch file, which may run any code when it is read", "write the network with torch.onnx.export"
+    else:
+        return ""
+    return f"{what}; the models taken are .safetensors, .onnx and .xml: {how}, with a contract beside it"
 
 
 def _contract_in(metadata: dict[str, str], path: Path) -> Contract:

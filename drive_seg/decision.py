@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drive_seg.labels import VOID
 from drive_seg.runtimes import Size
 
 SPARSE = 8
@@ -27,14 +28,14 @@ def decide(logits: Tensor, confidence: bool, temperature: float = 1.0) -> tuple[
         temperature: what logits are divided by for the confidence (Guo et al., ICML 2017, eq. 9).
 
     Returns:
-        ids uint8 [B, h, w], the first of equals, compared in float32; what is not a number (NaN) counts as the largest.
-        And 255 x softmax maximum uint8 [B, h, w], or None: 0 where there is none (NaN, or the largest is infinite).
+        ids uint8 [B, h, w], the first of equals, compared in float32; 255, which is no class, where a value is not a
+        number (NaN) or the largest is infinite. And 255 x softmax maximum uint8 [B, h, w], or None: 0 there.
     """
     if logits.device.type != "cpu":
         return _decide_at_once(logits, confidence, temperature)
     if not confidence and logits.stride(1) == 1 and logits.dtype != torch.float64:
         # all classes of a pixel lie side by side, as PyTorch's own reduction takes them best
-        return logits.max(1).indices.to(torch.uint8), None
+        return _best(logits), None
     batch, _, height, width = logits.shape
     ids = torch.empty(batch, height, width, dtype=torch.uint8)
     sureness = torch.empty_like(ids) if confidence else None
@@ -63,11 +64,18 @@ def to_size(plane: Tensor, size: Size) -> Tensor:
 def _decide_at_once(logits: Tensor, confidence: bool, temperature: float = 1.0) -> tuple[Tensor, Tensor | None]:
     """By whole reductions, whose shapes no value decides: what a CUDA graph can hold."""
     if not confidence:
-        return logits.max(1).indices.to(torch.uint8), None
+        return _best(logits), None
     largest, ids = logits.float().max(1)
     # softmax maximum = 1 / sum exp((logit - largest) / temperature)
     total = (logits.float() - largest.unsqueeze(1)).mul(1 / temperature).exp().sum(1)
+    ids = ids.masked_fill(~largest.isfinite(), VOID)
     return ids.to(torch.uint8), (255.0 / total).nan_to_num(0.0).round().to(torch.uint8)
+
+
+def _best(logits: Tensor) -> Tensor:
+    """Ids of [B, C, h, w] by one reduction."""
+    largest, ids = logits.max(1)
+    return ids.masked_fill_(~largest.isfinite(), VOID).to(torch.uint8)
 
 
 def _planes(part: Tensor) -> Tensor:
@@ -96,8 +104,9 @@ def _decide_block(planes: Tensor, ids: Tensor) -> Tensor:
             # numbers only rise, so the highest that was larger than all before it is the one
             np.multiply(candidate, np.uint8(number), out=candidate)
             np.maximum(chosen, candidate, out=chosen)
-    if np.isnan(largest).any():  # never larger, and never smaller
-        ids.copy_(planes.max(0).indices)
+    finite = np.isfinite(largest)  # NumPy's maximum hands on what is not a number
+    if not finite.all():
+        chosen[~finite] = VOID
     return torch.from_numpy(largest)
 
 

@@ -46,7 +46,7 @@ class FramePath:
         Args:
             stacks: uint8 BGR [B, H, W, 3] on the runtime's ``tensor_device``, one for each size of image.
             size: (height, width) in which the network sees all of them.
-            confidence: also give that; not for a runtime that ``gives_ids``.
+            confidence: also give that, if the runtime does.
             lap: hears "preprocess" and "network", each when that is computed, or on a GPU launched. The network of a
                 runtime that decides includes it.
             of_frames: also give what whole frames are judged by.
@@ -66,14 +66,11 @@ class FramePath:
             ids, sureness, sparse = self._runtime.decide(batch, confidence, temperature, frame_temperature)
             lap("network")
         else:
-            output = self._runtime(batch)
+            logits = self._runtime(batch)
             lap("network")
-            if self._runtime.gives_ids:
-                ids, sureness = output, None
-            else:
-                ids, sureness = decide(output, confidence, temperature)
-                if of_frames:
-                    sparse = decide(output[:, :, ::SPARSE], True, frame_temperature)[1]
+            ids, sureness = decide(logits, confidence, temperature)
+            if of_frames:
+                sparse = decide(logits[:, :, ::SPARSE], True, frame_temperature)[1]
         sizes = [tuple(stack.shape[1:3]) for stack in stacks for _ in range(len(stack))]
         whole = [
             to_size(plane, at)

@@ -212,6 +212,27 @@ def translation(
     return table
 
 
+def single_meanings(names: Sequence[str], target: LabelMap, meaning: Mapping[str, Sequence[str]]) -> list[int]:
+    """The id of ``target``, or void, that each class of a network becomes; several may become one.
+
+    Args:
+        names: the network's classes.
+        target: the label map of what comes out.
+        meaning: as for :func:`translation`.
+
+    Raises:
+        ValueError: as of :func:`translation`, or if a class may be one of several.
+    """
+    source = LabelMap("of the network", tuple(names), ((0, 0, 0),) * len(names))
+    groups: list[tuple[int, ...]] = []
+    table = translation(source, target, meaning, groups)[: len(names)]
+    for name, becomes in zip(names, table, strict=True):
+        if target.num_classes <= becomes != VOID:
+            choice = " or ".join(target.names[i] for i in groups[becomes - target.num_classes])
+            raise ValueError(f"class '{name}' of the network may be {choice}: say which one under 'meaning'")
+    return table.tolist()
+
+
 def _ids(label_map: LabelMap, names: Sequence[str]) -> list[int]:
     unknown = [name for name in names if name not in label_map.names]
     if unknown:

@@ -344,6 +344,11 @@ VOC21 = LabelMap(
 _LABEL_MAPS = {label_map.name: label_map for label_map in (CITYSCAPES19, CAMVID11, CAMVID32, VOC21)}
 
 
+def label_map_names() -> tuple[str, ...]:
+    """The label maps of the package."""
+    return tuple(sorted(_LABEL_MAPS))
+
+
 def label_map(name: str) -> LabelMap:
     """The label map of that name.
 
@@ -353,4 +358,4 @@ def label_map(name: str) -> LabelMap:
     try:
         return _LABEL_MAPS[name]
     except KeyError:
-        raise ValueError(f"no label map is called '{name}'; there are: {', '.join(sorted(_LABEL_MAPS))}") from None
+        raise ValueError(f"no label map is called '{name}'; there are: {', '.join(label_map_names())}") from None

@@ -20,8 +20,8 @@ from drive_seg.confidence import FrameConfidence
 from drive_seg.cuda_device import CudaDevice
 from drive_seg.frame_graph import FrameGraphs
 from drive_seg.frame_path import FramePath
-from drive_seg.labels import LabelMap
-from drive_seg.runtimes import MULTIPLE, Runtime, Size, choice, onnx_file, preparation
+from drive_seg.labels import VOID, LabelMap
+from drive_seg.runtimes import MULTIPLE, NotFiniteError, Runtime, Size, choice, onnx_file, preparation
 from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 
 log = logging.getLogger("drive_seg")
@@ -172,8 +172,18 @@ class Segmenter:
 
     @property
     def gives_confidence(self) -> bool:
-        """Whether it can say how sure it is; not so for an ONNX file that gives ids."""
-        return not self._network.gives_ids
+        """Whether it can say how sure it is; not so for a file that gives ids alone."""
+        return self._network.gives_confidence
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether the network gives logits; not so for a file that gives ids or sigmoids."""
+        return self._network.gives_logits
+
+    @property
+    def multiple(self) -> int:
+        """The sides of the network's input are multiples of this, unless fixed."""
+        return self._network.multiple
 
     @property
     def unprepared(self) -> str | None:
@@ -188,12 +198,12 @@ class Segmenter:
     def network_size(self, height: int, width: int) -> Size:
         """The (height, width) in which the network sees an image of that size.
 
-        The aspect is kept, the pixel count is about that of the input size, the sides are multiples of 8. Where the
-        model's file fixes the size, it is that one.
+        The aspect is kept, the pixel count is about that of the input size, the sides are multiples of 8, or of what a
+        file's contract says. Where the model's file fixes the size, it is that one.
         """
         if self._network.fixed_size is not None:
             return self._network.fixed_size
-        return network_size(self.input_size, height, width)
+        return network_size(self.input_size, height, width, self._network.multiple)
 
     @property
     def graphs(self) -> int:
@@ -239,6 +249,7 @@ class Segmenter:
 
         Raises:
             ValueError: if an image is not uint8 [H, W, 3] with at least one pixel.
+            NotFiniteError: if the network gave NaN or an infinite value.
         """
         return self._submit(images, confidence, stages, frame_confidence).result()
 
@@ -306,9 +317,17 @@ class Segmenter:
             # always with what frames are judged by, some kB: else each graph would be needed twice
             flight = self._graphs.submit(images, size, confidence, stages, of_frames=True)
             if flight is not None:
-                return flight.land
-        planes = self._plain(images, size, confidence, stages, of_frames)
+                return lambda: self._checked(flight.land(), len(images))
+        planes = self._checked(self._plain(images, size, confidence, stages, of_frames), len(images))
         return lambda: planes
+
+    def _checked(self, planes: list[np.ndarray], count: int) -> list[np.ndarray]:
+        """The planes, the first ``count`` of them labels, if the network gave numbers."""
+        if not self._network.may_void:
+            for label in planes[:count]:
+                if label.max() == VOID:
+                    raise NotFiniteError(float((label == VOID).mean()))
+        return planes
 
     def _plain(
         self,
@@ -351,14 +370,10 @@ def _tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image if image.flags.writeable else image.copy())  # torch has no read-only tensors
 
 
-def network_size(input_size: Size, height: int, width: int) -> Size:
-    """(height, width) of about the pixel count of the input size, of an image's aspect, in multiples of 8."""
+def network_size(input_size: Size, height: int, width: int, multiple: int = MULTIPLE) -> Size:
+    """(height, width) of about the pixel count of the input size, of an image's aspect, in multiples."""
     scale = (input_size[0] * input_size[1] / (height * width)) ** 0.5
-    return _multiple(height * scale), _multiple(width * scale)
-
-
-def _multiple(length: float) -> int:
-    return max(MULTIPLE, round(length / MULTIPLE) * MULTIPLE)
+    return tuple(max(multiple, round(side * scale / multiple) * multiple) for side in (height, width))
 
 
 def _checked_size(size: Size) -> Size:
@@ -385,4 +400,4 @@ class _StageClock:
         self._last = now
 
 
-__all__ = ["CheckpointError", "Segmentation", "Segmenter", "choose_device", "choose_precision"]
+__all__ = ["CheckpointError", "NotFiniteError", "Segmentation", "Segmenter", "choose_device", "choose_precision"]

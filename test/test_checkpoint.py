@@ -119,10 +119,38 @@ def test_a_changed_label_name_is_noticed(path):
 
 
 def test_a_file_that_is_no_safetensors(tmp_path):
-    for name, content in (("text", b"weights, honestly"), ("empty", b""), ("pickle", b"\x80\x02}q\x00.")):
+    for name, content in (("text", b"weights, honestly"), ("empty", b"")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match="not a whole safetensors file"):
             checkpoint.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("pickle", b"\x80\x02}q\x00.", "a PyTorch file, .*: write the network with torch.onnx.export"),
+        ("net.pth", b"PK\x03\x04archive/data.pkl", "a PyTorch file, which may run any code"),
+        ("net.tflite", b"\x1c\x00\x00\x00TFL3\x14\x00", "a TensorFlow Lite file; .*: convert it to ONNX"),
+        ("net.h5", b"\x89HDF\r\n\x1a\n", "a TensorFlow or Keras file"),
+        ("net.engine", b"ftrt0000", "a TensorRT engine"),
+    ],
+)
+def test_a_file_of_another_framework_is_named_with_the_way_here(tmp_path, name, content, what):
+    (tmp_path / name).write_bytes(content)
+    for read in (checkpoint.load, checkpoint.read_contract):
+        with pytest.raises(CheckpointError, match=rf"{name}: {what}"):
+            read(tmp_path / name)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, network, contract):
+    with torch.no_grad():
+        weight = network.init.conv.weight
+        before = weight[0, 0, 0, 0].item()
+        weight[0, 0, 0, 0] = float("nan")
+        checkpoint.save(tmp_path / "nan.safetensors", network, contract)
+        weight[0, 0, 0, 0] = before
+    with pytest.raises(CheckpointError, match="tensor 'init.conv.weight' holds values that are not finite"):
+        checkpoint.load(tmp_path / "nan.safetensors")
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.999])

@@ -13,7 +13,7 @@ from drive_seg.cuda_device import CudaDevice
 from drive_seg.frame_graph import MOST, FrameGraphs, GraphError, _check, _patches, _stacks
 from drive_seg.labels import LabelMap
 from drive_seg.runtimes.pytorch import TorchRuntime
-from drive_seg.segmenter import GRAPHS_SWITCH, Segmenter
+from drive_seg.segmenter import GRAPHS_SWITCH, NotFiniteError, Segmenter
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and PyTorch with CUDA")
 SMALL, WIDE, TALL = (16, 24), (16, 40), (40, 16)
@@ -383,6 +383,15 @@ def test_without_a_graph_frames_are_labelled_all_the_same(plain, on_lazy_gpu):
     same(on_lazy_gpu(image, confidence=True, stages=stages), plain(image, confidence=True))
     assert set(stages) == {"preprocess", "network", "postprocess"} and len(told) == 1
     same(on_lazy_gpu.submit([image, image]).result()[1], plain(image))
+
+
+def test_a_graph_whose_network_gives_no_numbers_fails_the_frame(on_lazy_gpu):
+    segmenter, image = colour_segmenter(), smooth((64, 96))
+    segmenter(image)
+    assert segmenter.graphs == 1
+    segmenter._network._network.register_forward_hook(lambda module, given, found: found * torch.nan)
+    with pytest.raises(NotFiniteError, match="100.0% of the pixels"):
+        segmenter.submit(image).result()
 
 
 def test_graphs_can_be_switched_off(on_lazy_gpu, monkeypatch):

@@ -14,7 +14,7 @@ from drive_seg.confidence import Confidence, Usual
 from drive_seg.decision import SPARSE, decide, to_size
 from drive_seg.labels import CAMVID11
 from drive_seg.runtimes import Runtime
-from drive_seg.segmenter import Segmentation, Segmenter, choose_device
+from drive_seg.segmenter import NotFiniteError, Segmentation, Segmenter, choose_device
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +142,26 @@ def test_channel_order_and_geometry():
     label = colour_segmenter((90, 160))(image).label
     assert (label[70:, :150] == 2).all() and (label[:, 170:] == 0).all() and (label[:50, :70] == 1).all()
     assert (colour_segmenter((90, 160), channel_order="bgr")(image).label[70:, :150] == 0).all()
+
+
+@pytest.mark.parametrize("confidence", [False, True])
+def test_an_image_without_finite_logits_has_no_label(confidence):
+    """The blue class of this network divides by the red of the image."""
+
+    class Fraction(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([x[:, :2], x[:, 2:] / x[:, :1]], 1)
+
+    segmenter = colour_segmenter((16, 32))
+    own = Segmenter(Fraction(), segmenter.contract, device="cpu")
+    image = np.full((16, 32, 3), 90, np.uint8)
+    assert (own(image, confidence).label == 2).all()
+    image[:4, :, 2] = 0
+    with pytest.raises(NotFiniteError, match=r"not finite \(NaN or infinite\) at 25.0% of the pixels"):
+        own(image, confidence)
+    image[:4, :, 0] = 0  # 0 / 0
+    with pytest.raises(NotFiniteError):
+        own([np.full((16, 32, 3), 90, np.uint8), image], confidence)
 
 
 def test_borders_stay_within_half_a_network_pixel():

@@ -1,11 +1,11 @@
-"""A user's ONNX file as a contender: the bare network, whose contract is not needed to time it."""
+"""A user's ONNX or OpenVINO file as contenders: the bare network, whose contract is not needed to time it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,27 +13,33 @@ from torch import Tensor
 
 from drive_seg.bench.contenders import Contender
 from drive_seg.bench.rows import Cell, NotInstalledError, Size
-from drive_seg.bench.ways import Opened, Way, require
-from drive_seg.runtimes import Runtime
-
-_FLOATS = {"tensor(float)": ("fp32", torch.float32), "tensor(float16)": ("fp16", torch.float16)}
+from drive_seg.bench.ways import Opened, Way
+from drive_seg.runtimes import Runtime, file_trial
+from drive_seg.runtimes.file_ports import FileSession, ImageInput, image_input, random_batch
+from drive_seg.runtimes.file_template import OPENERS
+from drive_seg.runtimes.onnx_file import is_openvino, read_model
+from drive_seg.runtimes.onnx_runtime import open_file, providers
+from drive_seg.runtimes.sessions import EXTRAS, precisions
 
 
 @dataclass(frozen=True)
 class OnnxFileContender(Contender):
-    """An ONNX file in ONNX Runtime on a random input of its fixed size, or of the cell's.
+    """A file in a runtime, on a random input of its fixed size, or of the cell's.
 
     Attributes:
         path: of the file.
-        fixed_size: the (height, width) that the file fixes; None if it takes any.
-        one_by_one: it takes one image at once, so a batch goes through image by image.
-        dtype: of its input.
+        entry: its input.
+        start: makes a session.
     """
 
     path: Path = Path()
-    fixed_size: Size | None = None
-    one_by_one: bool = False
-    dtype: torch.dtype = torch.float32
+    entry: ImageInput | None = None
+    start: Callable[[], FileSession] | None = None
+
+    @property
+    def fixed_size(self) -> Size | None:
+        """The (height, width) that the file fixes; None if it takes any."""
+        return self.entry.sides if all(self.entry.sides) else None
 
     def takes_part(self, cell: Cell, cells: Sequence[Cell]) -> bool:
         """A file of a fixed size runs beside those of the nearest size."""
@@ -46,79 +52,75 @@ class OnnxFileContender(Contender):
         return self.fixed_size or cell.size
 
     def batch_at(self, cell: Cell) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(cell.batch, 3, *self.size_at(cell), generator=generator).to(self.dtype)
+        return random_batch(self.entry, cell.batch, self.size_at(cell))
 
     def count_parameters(self) -> int | None:
-        """Values of the file's weights; None where the package onnx is not there to read them."""
+        """Values of the file's weights; None of an .xml, and where the package onnx is not there to read them."""
         try:
             import onnx
         except ImportError:
+            return None
+        if is_openvino(self.path):
             return None
         graph = onnx.load(str(self.path), load_external_data=False).graph
         floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
         return sum(int(np.prod(list(w.dims))) for w in graph.initializer if w.data_type in floats)
 
     def open(self, cell: Cell) -> Runtime:
-        session = _session(self.path, cell.device)
-        name, output = session.get_inputs()[0].name, session.get_outputs()[0].name
+        session = self.start()
+        output = session.outputs[0].name
 
         def run(batch: Tensor) -> Tensor:
-            parts = batch.split(1) if self.one_by_one else [batch]
-            return torch.cat([torch.from_numpy(session.run([output], {name: part.numpy()})[0]) for part in parts])
+            parts = batch.split(1) if self.entry.one_by_one else [batch]
+            found = [session.run([output], self.entry.feed(part))[0] for part in parts]
+            # What comes of one part may be overwritten by the next.
+            return torch.from_numpy(found[0] if len(found) == 1 else np.concatenate([np.array(v) for v in found]))
 
         opened = Opened(self.runtime, self.precision, "cpu", run)
-        opened.dtype = self.dtype
+        opened.dtype = self.entry.dtype
         return opened
 
 
-def from_onnx(path: Path, device: str) -> OnnxFileContender:
-    """The contender of a file.
+def from_file(path: Path, device: str) -> list[OnnxFileContender]:
+    """The contenders of a file: each runtime that is installed and runs it, OpenVINO in each precision.
+
+    It is run in a process that may die before it is opened here.
 
     Raises:
-        NotInstalledError: if onnxruntime is not there.
-        ValueError: if there is no such file, onnxruntime cannot run it, or its input is no batch of images.
+        NotInstalledError: if no runtime for it is there.
+        ValueError: if there is no such file, none can run it, or its input is no batch of images.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    inputs = _session(path, "cpu").get_inputs()
-    shape, kind = inputs[0].shape, inputs[0].type
-    if len(inputs) != 1 or len(shape) != 4 or kind not in _FLOATS or (isinstance(shape[1], int) and shape[1] != 3):
-        listed = ", ".join(f"{entry.type} {entry.shape}" for entry in inputs)
-        raise ValueError(f"{path}: it takes {listed}; one input of floats [N, 3, height, width] is needed")
-    batch, _, height, width = shape
-    if isinstance(batch, int) and batch != 1:
-        raise ValueError(f"{path}: it takes {batch} images at once; 1 or any number is needed")
-    if isinstance(height, int) != isinstance(width, int):
-        raise ValueError(f"{path}: it fixes one side of its input and leaves the other open")
-    precision, dtype = _FLOATS[kind]
-    return OnnxFileContender(
-        None,
-        path.stem,
-        "onnxruntime",
-        precision,
-        Way("onnxruntime", precision, lambda subject, cell: None),
-        asked=True,
-        path=path,
-        fixed_size=(height, width) if isinstance(height, int) else None,
-        one_by_one=isinstance(batch, int),
-        dtype=dtype,
-    )
-
-
-def _session(path: Path, device: str) -> Any:
-    require("onnxruntime", "onnx")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    providers = ["CPUExecutionProvider"]
+    file = read_model(path)
+    names = ["openvino"] if is_openvino(path) else list(OPENERS)
     if device.startswith("cuda"):
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise NotInstalledError("this onnxruntime offers no CUDA: the package onnxruntime-gpu does")
-        providers.insert(0, "CUDAExecutionProvider")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions have no other base
-        raise ValueError(f"{path}: onnxruntime cannot run it: {' '.join(str(error).split())[:300]}") from error
+        names = [name for name in names if name == "onnxruntime"]
+        if not names:
+            raise ValueError(f"{path}: OpenVINO's files run on the cpu alone")
+    there = [name for name in names if find_spec(name) is not None]
+    if not there:
+        raise NotInstalledError(f"not installed: {names[0]}, which comes with the extra '{EXTRAS[names[0]]}'")
+    if device.startswith("cuda"):
+        starts = {("onnxruntime", "auto"): lambda: open_file(file, chosen=lambda ort: providers(device, ort))}
+    else:
+        outcomes = file_trial.outcomes(file, there)
+        able = [outcome.runtime for outcome in outcomes if not outcome.fault]
+        if not able:
+            raise ValueError(outcomes[0].fault)
+        starts = {(name, "auto"): lambda name=name: OPENERS[name](file) for name in able}
+        if "openvino" in able and "bf16" in precisions("openvino") and not file.quantised:
+            starts["openvino", "bf16"] = lambda: OPENERS["openvino"](file, "bf16")
+    found = []
+    for (name, precision), start in starts.items():
+        session = start()
+        try:
+            entry = image_input(session.inputs)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if sum(side is None for side in entry.sides) == 1:
+            raise ValueError(f"{path}: it fixes one side of its input and leaves the other open")
+        computed = session.precision if precision == "auto" else precision
+        way = Way(name, computed, lambda subject, cell: None)
+        found.append(
+            OnnxFileContender(None, path.stem, name, computed, way, asked=True, path=path, entry=entry, start=start)
+        )
+    return found

@@ -13,9 +13,10 @@ from drive_seg.bench.contenders import Contender, contenders
 from drive_seg.bench.frames import IMAGE, bench_frames, bench_segmenter
 from drive_seg.bench.networks import bench_networks
 from drive_seg.bench.node import bench_node, node_runtimes
-from drive_seg.bench.onnx_files import from_onnx
+from drive_seg.bench.onnx_files import from_file
 from drive_seg.bench.rows import Cell, Row, Size, size_text
 from drive_seg.bench.subjects import all_subjects
+from drive_seg.runtimes.onnx_file import is_openvino
 from drive_seg.runtimes.pytorch import choose_device
 
 PARTS = ("network", "segmenter", "node")
@@ -138,15 +139,16 @@ def run(plan: Plan, tell: Callable[[str], None] = lambda text: None) -> dict[str
 
 
 def _open_files(paths: Sequence[Path], device: str) -> tuple[list[Contender], list[Row]]:
-    """The contenders of ONNX files, and rows for those that cannot run at all."""
+    """The contenders of users' files, and rows for those that cannot run at all."""
     files, rows = [], []
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path}: there is no such file")
         try:
-            files.append(from_onnx(path, device))
+            files += from_file(path, device)
         except (ValueError, ImportError) as error:
-            rows.append(Row("network", path.stem, "onnxruntime", "", "", 0, asked=True))
+            runtime = "openvino" if is_openvino(path) else "onnxruntime"
+            rows.append(Row("network", path.stem, runtime, "", "", 0, asked=True))
             rows[-1].fail(error)
     return files, rows
 

@@ -15,7 +15,7 @@ from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Checkpoint, CheckpointError, InputSpec
 from drive_seg.networks import counting
 from drive_seg.networks.systems import BY_NAME
-from drive_seg.runtimes.onnx_file import is_onnx
+from drive_seg.runtimes.onnx_file import is_file_with_contract
 
 Size = tuple[int, int]
 CLASSES = 19
@@ -66,11 +66,11 @@ def from_checkpoint(model: str) -> Subject:
     """The network of a checkpoint, by its path or name.
 
     Raises:
-        CheckpointError: if it may not be used, or is an ONNX file.
+        CheckpointError: if it may not be used, or is an ONNX or OpenVINO file.
     """
     path = checkpoint.find_model(model)
-    if is_onnx(path):
-        raise CheckpointError(f"{path}: the benchmark's own model is a checkpoint; time an ONNX file with --onnx")
+    if is_file_with_contract(path):
+        raise CheckpointError(f"{path}: the benchmark's own model is a checkpoint; time a file with --onnx")
     loaded = checkpoint.load(path)
     name, classes = loaded.contract.network, loaded.contract.label_map.num_classes
     return Subject(name, name, loaded.build_network, classes, trained=True, checkpoint=loaded)

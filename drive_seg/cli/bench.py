@@ -30,7 +30,9 @@ def bench(
         str | None,
         typer.Option(help="By words, as 'dsnet int8,enet onnxruntime', or all; the usual, without int8, if left out."),
     ] = None,
-    onnx: Annotated[list[Path] | None, typer.Option(help="Time this ONNX file, too; repeatable.")] = None,
+    onnx: Annotated[
+        list[Path] | None, typer.Option(help="Time this .onnx or .xml file in every runtime, too; repeatable.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Checkpoint of the first network, Segmenter and node.")] = "dsnet_synth19",
     node_runtime: Annotated[
         str | None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from drive_seg.cli.options import Checkpoint, Json, print_json, size_of
+from drive_seg.cli.options import Checkpoint, Json, print_json, size_of, tell
 
 
 def networks(
@@ -46,25 +46,60 @@ def networks(
 
 
 def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
-    """Print a model's contract and hash, after checking its hash, or an ONNX or OpenVINO file against its contract."""
+    """Print a model's contract and hash, after checking it: its hash, or that a file does what its contract says.
+
+    Of an ONNX or OpenVINO file also what it takes and gives, in which runtime and precision. Where it has no contract,
+    one to fill in is written beside it, and the exit code is 1.
+    """
+    import yaml
+
     from drive_seg import checkpoint as files
     from drive_seg.runtimes import choice, onnx_file
 
     path = files.find_model(checkpoint)
     if onnx_file.is_file_with_contract(path):
+        if not onnx_file.contract_path(path).exists():
+            _inspect_without_contract(path, output)
+            raise typer.Exit(1)
         loaded = onnx_file.read(path)
-        choice.for_file(loaded, "cpu", "auto", "auto", 0)
-        about, size = {}, f"bytes: {len(loaded.model) + sum(map(len, loaded.weights.values())):,}"
+        runtime = choice.for_file(loaded, "cpu", "auto", "auto", 0)
+        about = {"runtime": runtime.name, "precision": runtime.precision, **runtime.ports()}
+        size = f"bytes: {len(loaded.model) + sum(map(len, loaded.weights.values())):,}"
+        size += _listed(about)
     else:
         loaded = files.load(path)
         count = sum(tensor.numel() for tensor in loaded.tensors.values())
         about, size = {"values": count}, f"values: {count:,} in {len(loaded.tensors)} tensors"
     print_json({"sha256": loaded.sha256, **about, **loaded.contract.to_dict()}, output)
     if output is None:
-        import yaml
-
         typer.echo(f"{loaded.path}\nsha256: {loaded.sha256}\n{size}")
         typer.echo(yaml.safe_dump(loaded.contract.to_dict(), sort_keys=False, default_flow_style=None, width=110))
+
+
+def _inspect_without_contract(path: Path, output: Path | None) -> None:
+    """Say what can be seen of a file, and write a contract to fill in beside it, or print it where that cannot be."""
+    from drive_seg.files import write_atomically
+    from drive_seg.runtimes import onnx_file
+    from drive_seg.runtimes.file_template import look
+
+    seen, place = look(onnx_file.read_model(path)), onnx_file.contract_path(path)
+    about = {"runtime": seen.runtime, "precision": seen.precision}
+    about |= {"inputs": [str(port) for port in seen.inputs], "outputs": [str(port) for port in seen.outputs]}
+    print_json({**about, "contract": None, "template": seen.template}, output)
+    if output is None:
+        typer.echo(f"{path}{_listed(about)}")
+    try:
+        write_atomically(place, seen.template.encode())
+        tell(f"{path.name} has no contract: {place} is one to fill in")
+    except OSError as error:
+        typer.echo(seen.template, err=output is not None)
+        tell(f"{path.name} has no contract: the above is one to fill in; {place} cannot be written ({error.strerror})")
+
+
+def _listed(about: dict[str, Any]) -> str:
+    """A line for each entry, after a line's end."""
+    told = {key: value if isinstance(value, str) else ", ".join(value) for key, value in about.items()}
+    return "".join(f"\n{key}: {value}" for key, value in told.items())
 
 
 def export(

@@ -512,6 +512,7 @@ void decide(const Step& s, int begin, int end, int number) {
                 most = larger ? v : most;
                 chosen = larger ? Ints{} + c : chosen;
             }
+            chosen = most - most == Floats{} ? chosen : Ints{} + 255;  // not finite: no class
             const Bytes ids = __builtin_convertvector(chosen, Bytes);
             std::memcpy(s.to(y, x, number), &ids, count);
             const auto write_sureness = [&](const Piece& to, int row) {

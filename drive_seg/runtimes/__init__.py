@@ -21,6 +21,13 @@ MULTIPLE = 8
 """Sides of a network's input are multiples of this, unless its file fixes them."""
 
 
+class NotFiniteError(RuntimeError):
+    """The network gave values that are not finite, so there is no label; ``share`` of the pixels has them."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(f"the network gave values that are not finite (NaN or infinite) at {share:.1%} of the pixels")
+
+
 class Runtime(ABC):
     """A network that is ready to run on a device.
 
@@ -32,8 +39,11 @@ class Runtime(ABC):
         dtype: of its input.
         fixed_size: the one (height, width) of its input; None if it takes any.
         one_by_one: it takes no more than one image at once.
-        gives_ids: it decides for itself: class ids come out, so nothing is known of their probability.
-        decides: it can also decide while it computes, see :meth:`decide`: faster than to look at the logits afterwards.
+        multiple: the sides of its input are multiples of this, unless fixed.
+        gives_logits: the call gives logits; if not, it only ``decides``.
+        gives_confidence: it can say how sure it is.
+        decides: :meth:`decide` gives what :func:`drive_seg.decision.decide` does not know, or sooner.
+        may_void: 255 among its ids is void. From others it says that a value was not finite.
         unprepared: what "auto" would have taken, had the caller not wanted to prepare it later; else None.
         capturable: it does no more than launch kernels on the current CUDA stream, so that a CUDA graph can hold it.
     """
@@ -45,21 +55,23 @@ class Runtime(ABC):
     dtype: torch.dtype
     fixed_size: tuple[int, int] | None = None
     one_by_one: bool = False
-    gives_ids: bool = False
+    multiple: int = MULTIPLE
+    gives_logits: bool = True
+    gives_confidence: bool = True
     decides: bool = False
+    may_void: bool = False
     capturable: bool = False
     unprepared: str | None = None
 
     @abstractmethod
     def __call__(self, batch: Tensor) -> Tensor:
-        """Run the network.
+        """Run the network; only for one that ``gives_logits``.
 
         Args:
             batch: [B, 3, h, w] of ``dtype`` on ``tensor_device``, normalised as the contract says.
 
         Returns:
-            logits [B, C, h, w], or ids uint8 [B, h', w'] of the label map or 255 if ``gives_ids``. The next call may
-            overwrite them.
+            logits [B, C, h, w] of the label map's classes; the next call may overwrite them.
         """
 
     def decide(
@@ -73,8 +85,8 @@ class Runtime(ABC):
             frame_temperature: also give the confidence at this temperature of each ``SPARSE``-th row.
 
         Returns:
-            ids and confidence uint8 [B, h, w], as :func:`drive_seg.decision.decide` has them of the logits (a
-            confidence may differ by one), and the confidence of some rows uint8 [B, ceil(h / SPARSE), w]. They are
+            ids of the label map and confidence uint8 [B, h, w]; of logits as :func:`drive_seg.decision.decide` has them
+            (a confidence may differ by one). And the confidence of some rows uint8 [B, ceil(h / SPARSE), w]. They are
             never overwritten.
         """
         raise TypeError(f"{self.name} gives logits, and does not decide")

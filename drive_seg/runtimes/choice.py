@@ -1,9 +1,10 @@
 """Which runtime executes a model: as asked for, or the fastest that is installed and prepared.
 
-"auto" goes by rule and not by timing, so that a vehicle does the same at every start: on CUDA PyTorch; on the CPU
-the package's own kernels, compiled code, OpenVINO or ONNX Runtime, PyTorch, the first of them that is installed,
-prepared for this checkpoint and able to compute in the precision asked for. The kernels are prepared unasked
-(``preparation``). It never takes half precision by itself on a CPU: too many labels change.
+For a user's file "auto" goes by a trial that is kept, see :func:`for_file`. For a checkpoint it goes by rule and not by
+timing, so that a vehicle does the same at every start: on CUDA PyTorch; on the CPU the package's own kernels, compiled
+code, OpenVINO or ONNX Runtime, PyTorch, the first of them that is installed, prepared for this checkpoint and able to
+compute in the precision asked for. The kernels are prepared unasked (``preparation``). It never takes half precision by
+itself on a CPU: too many labels change.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from importlib.util import find_spec
 import torch
 
 from drive_seg.checkpoint import Checkpoint
-from drive_seg.runtimes import NAMES, Runtime, Size, cache, compiled, native, parse_device, preparation
-from drive_seg.runtimes.onnx_file import OnnxFile, is_openvino
+from drive_seg.runtimes import NAMES, Runtime, Size, cache, compiled, file_trial, native, parse_device, preparation
+from drive_seg.runtimes.onnx_file import OnnxFile, is_onnx, is_openvino
 from drive_seg.runtimes.onnx_runtime import OnnxRuntime, TensorRtRuntime
 from drive_seg.runtimes.openvino_runtime import OpenvinoRuntime
 from drive_seg.runtimes.prepared import PreparedRuntime, Tell, check_precision, form_of, how_to_prepare, prepare
@@ -25,7 +26,8 @@ FASTEST_FIRST = ("native", "inductor", "openvino", "onnxruntime")
 """On a CPU; PyTorch comes after them."""
 _OWN = (native.NAME, compiled.NAME)
 """Those that need no other package than PyTorch."""
-_FOR_FILES = {r.name: r for r in (OpenvinoRuntime, OnnxRuntime, TensorRtRuntime)}
+FOR_FILES = {r.name: r for r in (OnnxRuntime, OpenvinoRuntime, TensorRtRuntime)}
+"""Those that run a user's own file."""
 
 
 def for_checkpoint(
@@ -80,19 +82,30 @@ def for_checkpoint(
 
 
 def for_file(file: OnnxFile, device: str, precision: str, runtime: str, threads: int) -> Runtime:
-    """The runtime for a user's own file: OpenVINO for its own files, else ONNX Runtime unless another is asked for.
+    """The runtime for a user's own file, after it was tried: see :mod:`drive_seg.runtimes.file_trial`.
+
+    On a CPU "auto" is the faster of ONNX Runtime and OpenVINO for an ONNX file on this machine, and OpenVINO for an
+    .xml file; on CUDA it is ONNX Runtime.
 
     Raises:
         CheckpointError: if the runtime is missing or cannot run the file, or the file does not fit its contract.
         ValueError: if runtime, device, precision or threads cannot be had.
     """
     check_wish(runtime, threads)
-    own = "openvino" if is_openvino(file.path) else "onnxruntime"
-    if runtime == "auto":
-        runtime = own
-    if runtime not in _FOR_FILES or (own == "openvino" != runtime):
-        raise ValueError(f"runtime '{runtime}' cannot run {file.path.name}: take {own}")
-    return _FOR_FILES[runtime](file, device, precision, threads)
+    able = [OpenvinoRuntime.name] if is_openvino(file.path) else list(FOR_FILES)
+    if runtime not in ("auto", *able):
+        raise ValueError(f"runtime '{runtime}' cannot run {file.path.name}: take {' or '.join(able)}")
+    on_cpu = device == "auto" or parse_device(device)[0] == "cpu"
+    if runtime != "auto":
+        chosen = [runtime]
+    elif is_onnx(file.path) and not on_cpu:
+        chosen = [OnnxRuntime.name]
+    else:
+        chosen = [name for name in (OnnxRuntime.name, OpenvinoRuntime.name) if name in able]
+        chosen = [name for name in chosen if find_spec(name) is not None] or chosen[:1]
+    if on_cpu and TensorRtRuntime.name not in chosen and find_spec(chosen[0]) is not None:
+        chosen = [file_trial.choose(file, chosen, precision, threads)]
+    return FOR_FILES[chosen[0]](file, device, precision, threads)
 
 
 def check_wish(runtime: str, threads: int) -> None:

@@ -75,8 +75,8 @@ class Labeller:
         self._segmenter, self._inference = segmenter, inference
         if inference.as_on_the_vehicle:
             return
-        if not segmenter.gives_confidence:
-            raise ValueError("the model gives class ids and no probabilities: nothing can be averaged over")
+        if not segmenter.gives_logits:
+            raise ValueError("the model gives class ids, or a sigmoid, and no probabilities to average over")
         if segmenter.network_size(8, 800) == segmenter.network_size(800, 8):
             raise ValueError("the model's file fixes the size of its input: scales, flip and window need a free one")
 
@@ -91,7 +91,7 @@ class Labeller:
         size = self._segmenter.network_size(*image.shape[:2])
         total: Tensor | None = None
         for scale in self._inference.scales:
-            pixels = self._segmenter.prepare(image, _scaled(size, scale))
+            pixels = self._segmenter.prepare(image, _scaled(size, scale, self._segmenter.multiple))
             for flipped in (False, True) if self._inference.flip else (False,):
                 p = self._seen(pixels.flip(-1)).flip(-1) if flipped else self._seen(pixels)
                 p = _to_size(p, image.shape[:2])
@@ -120,9 +120,9 @@ class Labeller:
         return self._segmenter._network(pixels).float().softmax(1)
 
 
-def _scaled(size: Size, scale: float) -> Size:
-    """The size times the scale, in multiples of 8."""
-    height, width = (max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in size)
+def _scaled(size: Size, scale: float, multiple: int) -> Size:
+    """The size times the scale, in multiples."""
+    height, width = (max(multiple, round(side * scale / multiple) * multiple) for side in size)
     return height, width
 
 

@@ -10,10 +10,12 @@ from torch import nn
 from drive_seg.bench import checks, roofline, subjects, ways
 from drive_seg.bench.contenders import Contender, contenders
 from drive_seg.bench.networks import bench_networks
-from drive_seg.bench.onnx_files import from_onnx
+from drive_seg.bench.onnx_files import from_file
 from drive_seg.bench.rows import Cell, NotInstalledError
 from drive_seg.bench.subjects import Subject
 from drive_seg.bench.ways import EAGER, Opened, Way
+from drive_seg.runtimes import file_trial
+from drive_seg.runtimes.sessions import openvino_core
 
 CEILINGS = {"gflops": {"fp32": 100.0}, "copy_gb_per_s": 10.0}
 CELL = Cell((64, 96))
@@ -166,10 +168,11 @@ def test_ceilings_are_measured():
 
 
 @pytest.fixture
-def onnx_file(tmp_path):
+def onnx_file(tmp_path, monkeypatch):
     """Makes ONNX files of one convolution: [N, 3, H, W] -> [N, 4, H, W]."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(file_trial, "outcomes", lambda file, names: [file_trial.Outcome(name) for name in names])
 
     def make(shape, channels=3):
         numpy_helper, helper, proto = onnx.numpy_helper, onnx.helper, onnx.TensorProto
@@ -189,15 +192,35 @@ def onnx_file(tmp_path):
     return make
 
 
-def test_an_onnx_file_is_timed_without_a_contract(onnx_file):
-    file = from_onnx(onnx_file(["n", 3, "h", "w"]), "cpu")
-    row = bench(file)["onnxruntime"]
-    assert (row.name, row.status, row.size, row.parameters) == ("peer", "ran", "96x64", 12)
-    assert row.eager_of == "tiny" and row.ratio_to_eager > 0 and row.operations is None
+def test_an_onnx_file_is_timed_in_every_runtime_without_a_contract(onnx_file):
+    pytest.importorskip("openvino")
+    files = from_file(onnx_file(["n", 3, "h", "w"]), "cpu")
+    assert [(file.runtime, file.precision) for file in files][:2] == [("onnxruntime", "fp32"), ("openvino", "fp32")]
+    rows = bench(*files)
+    for runtime in ("onnxruntime", "openvino"):
+        row = rows[runtime]
+        assert (row.name, row.status, row.size, row.parameters) == ("peer", "ran", "96x64", 12)
+        assert row.eager_of == "tiny" and row.ratio_to_eager > 0 and row.operations is None
+
+
+def test_an_openvino_file_is_timed(onnx_file):
+    openvino = pytest.importorskip("openvino")
+    path = onnx_file([1, 3, 64, 96])
+    openvino.save_model(openvino_core().read_model(path), path.with_suffix(".xml"))
+    files = from_file(path.with_suffix(".xml"), "cpu")
+    assert {file.runtime for file in files} == {"openvino"} and bench(files[0])["openvino"].status == "ran"
+    with pytest.raises(ValueError, match="run on the cpu alone"):
+        from_file(path.with_suffix(".xml"), "cuda")
+
+
+def test_a_runtime_that_a_file_kills_takes_no_part(onnx_file, monkeypatch):
+    dead = [file_trial.Outcome("onnxruntime"), file_trial.Outcome("openvino", fault="openvino ended it", died=True)]
+    monkeypatch.setattr(file_trial, "outcomes", lambda file, names: dead[-len(names) :])
+    assert [file.runtime for file in from_file(onnx_file(["n", 3, "h", "w"]), "cpu")] == ["onnxruntime"]
 
 
 def test_an_onnx_file_of_a_fixed_size_runs_beside_the_nearest(onnx_file):
-    file = from_onnx(onnx_file([1, 3, 72, 80]), "cpu")
+    file = from_file(onnx_file([1, 3, 72, 80]), "cpu")[0]
     cells = [Cell((64, 96), 2), Cell((640, 960), 2)]
     rows = bench_networks([contender(EAGER), file], cells, 1e-4, CEILINGS)
     (row,) = [row for row in rows if row.name == "peer"]
@@ -208,11 +231,11 @@ def test_an_onnx_file_of_a_fixed_size_runs_beside_the_nearest(onnx_file):
 @pytest.mark.parametrize(
     ("shape", "channels", "reason"),
     [
-        ([1, 1, 72, 80], 1, "one input of floats"),
+        ([1, 1, 72, 80], 1, "is neither"),
         ([4, 3, 72, 80], 3, "takes 4 images"),
         ([1, 3, 72, "w"], 3, "one side"),
     ],
 )
 def test_an_onnx_file_that_takes_no_image_is_refused(onnx_file, shape, channels, reason):
     with pytest.raises(ValueError, match=reason):
-        from_onnx(onnx_file(shape, channels), "cpu")
+        from_file(onnx_file(shape, channels), "cpu")

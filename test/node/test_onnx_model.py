@@ -16,7 +16,20 @@ from drive_seg.segmenter import Segmenter
 
 MASKS, IMAGES = "/camera/segmentation/label", "/camera/image_raw"
 EIGHTH = "(float[N,C,h,w] logits) { logits = AveragePool<kernel_shape=[8,8], strides=[8,8]>(image) }"
-BRIGHTNESS = "(int64[N,h,w] ids) { m = ReduceMax<axes=[1], keepdims=0>(image) ids = Cast<to=7>(m) }"
+STRANGE_AT_200 = (
+    "(int64[N,h,w] ids) { k = Constant<value_float=200.0>() d = Sub(image, k) a = Abs(d) "
+    "m = ReduceMax<axes=[1], keepdims=0>(a) half = Constant<value_float=0.5>() same = Less(m, half) "
+    "one = Cast<to=7>(same) five = Constant<value_int=5>() more = Mul(one, five) two = Constant<value_int=2>() "
+    "ids = Add(more, two) }"
+)
+"""The id 2, and 7 where a pixel is of the grey value 200, which no trial image has."""
+SPOILT_AT_200 = (
+    "(float[N,C,h,w] logits) { k = Constant<value_float=200.0>() d = Sub(image, k) a = Abs(d) "
+    "m = ReduceMax<axes=[1], keepdims=1>(a) half = Constant<value_float=0.5>() same = Less(m, half) ok = Not(same) "
+    "f = Cast<to=1>(ok) h = Mul(image, f) logits = Div(h, f) }"
+)
+"""The image, and 0 / 0 in the same places."""
+RAW = {"range": "raw", "scale": 1, "mean": [0, 0, 0], "std": [1, 1, 1]}
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +69,7 @@ def test_the_node_s_mask_is_the_segmenter_s(
 ) -> None:
     path = onnx_model(EIGHTH)
     segmenter = Segmenter.load(path, device="cpu")
-    node = start_node("-p", "publish_confidence:=true", model=str(path))
+    node = start_node("-p", "publish_confidence:=true", "-p", "runtime:=onnxruntime", model=str(path))
     node.wait_for_log("active: awaiting")
     assert f"model own ({segmenter.sha256[:12]}) with the 3 classes of own on cpu in fp32" in node.log
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -79,7 +92,7 @@ def test_the_node_s_mask_is_the_segmenter_s(
 def test_ids_come_without_confidence_and_a_strange_one_costs_its_frame(
     peer: Any, start_node: Callable[..., Any], onnx_model: Callable[..., Path]
 ) -> None:
-    path = onnx_model(BRIGHTNESS, output="ids", scale=1, mean=[127] * 3, std=[1] * 3)
+    path = onnx_model(STRANGE_AT_200, output="ids", **RAW)
     refused = start_node("-p", "publish_confidence:=true", model=str(path))
     assert refused.wait() == 1
     assert "parameter 'publish_confidence' cannot be true: this model gives class ids" in refused.log
@@ -95,6 +108,22 @@ def test_ids_come_without_confidence_and_a_strange_one_costs_its_frame(
     result = peer.set_parameter("publish_confidence", True)
     assert not result.successful and "cannot be true: this model gives class ids" in result.reason
     status = peer.status_under(camera, evenly(200), lambda status: "failed" in status.message)
-    assert "it gave the id 73, but label map 'own' has the ids 0..2" in status.message
-    assert set(peer.answer(camera, evenly(128), masks).data) == {1}
+    assert "it gave the id 7, but label map 'own' has the ids 0..2" in status.message
+    assert set(peer.answer(camera, evenly(128), masks).data) == {2}
+    assert int(peer.settled()["failed"]) >= 1
+
+
+def test_a_frame_without_finite_logits_fails_and_is_counted(
+    peer: Any, start_node: Callable[..., Any], onnx_model: Callable[..., Path]
+) -> None:
+    start_node("-p", "runtime:=onnxruntime", model=str(onnx_model(SPOILT_AT_200, **RAW)))
+    masks, camera = peer.listen(MASKS), peer.publisher(IMAGES)
+
+    def image(value: tuple[int, int, int]) -> Any:
+        return to_image(np.full((80, 120, 3), value, np.uint8), peer.header(), "rgb8")
+
+    assert set(peer.answer(camera, image((10, 90, 20)), masks).data) == {1}
+    status = peer.status_under(camera, image((200, 200, 200)), lambda status: "failed" in status.message)
+    assert "not finite (NaN or infinite) at 100.0% of the pixels" in status.message
+    assert set(peer.answer(camera, image((10, 20, 90)), masks).data) == {2}
     assert int(peer.settled()["failed"]) >= 1

@@ -123,8 +123,8 @@ class Fixed(Runtime):
     device = tensor_device = "cpu"
     precision, dtype = "fp32", torch.float32
 
-    def __init__(self, fixed_size=None, gives_ids=False):
-        self.fixed_size, self.gives_ids = fixed_size, gives_ids
+    def __init__(self, fixed_size=None, gives_logits=True):
+        self.fixed_size, self.gives_logits = fixed_size, gives_logits
 
     def __call__(self, batch):
         return torch.zeros(batch.shape[0], *batch.shape[2:], dtype=torch.uint8)
@@ -132,7 +132,7 @@ class Fixed(Runtime):
 
 @pytest.mark.parametrize(
     ("runtime", "complaint"),
-    [(Fixed(gives_ids=True), "no probabilities"), (Fixed(fixed_size=(32, 48)), "fixes the size of its input")],
+    [(Fixed(gives_logits=False), "no probabilities"), (Fixed(fixed_size=(32, 48)), "fixes the size of its input")],
 )
 def test_models_that_cannot_be_averaged_are_refused(runtime, complaint):
     own = segmenter(runtime)
