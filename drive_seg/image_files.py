@@ -16,6 +16,7 @@ FileKind = Literal["jpeg", "png"]
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLORS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 _JPEG_START = b"\xff\xd8\xff"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 # Markers that stand alone, without a length: TEM and the restart markers.
 _BARE_MARKERS = {0x01, *range(0xD0, 0xD8)}
@@ -38,6 +39,20 @@ class PngLayout:
     def describe(self) -> str:
         """For example ``16-bit RGBA``."""
         return f"{self.bit_depth}-bit {_PNG_COLORS.get(self.color_type, f'colour type {self.color_type}')}"
+
+
+def is_lfs_pointer(content: bytes) -> bool:
+    """Whether a file's beginning is that of a Git LFS pointer, which stands for a file that was not fetched."""
+    return content.startswith(_LFS_POINTER)
+
+
+def why_no_image(content: bytes) -> str:
+    """What a file is that cannot be decoded as an image, to be read after "it"."""
+    if not content:
+        return "is empty"
+    if is_lfs_pointer(content):
+        return "is a Git LFS pointer, not the file itself: fetch it by `git lfs pull`"
+    return "is not an image that OpenCV can read"
 
 
 def file_kind(content: memoryview) -> FileKind | None:

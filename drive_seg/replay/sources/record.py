@@ -15,8 +15,6 @@ from drive_seg.image_messages import ImageError, decode, decode_label
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
-BAG_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
-"""How the names of bags' files end; lower case, as ROS writes them."""
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 
 
@@ -117,6 +115,11 @@ class Record:
         if isinstance(self.message, (Frame, Serialized)):
             return self.message.stamp_ns
         return self.message.header.stamp.sec * 1_000_000_000 + self.message.header.stamp.nanosec
+
+    @property
+    def moment_ns(self) -> int:
+        """The stamp, or ``time_ns`` where the stamp is 0, which is how ROS writes that none was set."""
+        return self.stamp_ns or self.time_ns
 
     @property
     def frame_id(self) -> str:
