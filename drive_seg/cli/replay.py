@@ -202,5 +202,7 @@ def _tell_result(report: dict[str, Any], rows: list[Any], page: Path, missed: li
     if broken:
         sentence = f"{len(broken)} of {len(report['bags'])} recordings could not be judged: {', '.join(broken)}"
         screen.print(f"drive-seg: {sentence}", style="red", markup=False, highlight=False)
-    if missed or broken:
+    if bare := not frames["published"] and len(broken) < len(report["bags"]):
+        screen.print("drive-seg: no frame got a mask", style="red", markup=False, highlight=False)
+    if missed or broken or bare:
         raise typer.Exit(1)

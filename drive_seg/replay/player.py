@@ -136,8 +136,10 @@ def _run(source: Source, options: argparse.Namespace, stop: threading.Event) -> 
     try:
         player = Player(node, source, options, stop)
         player.play()
-        (log.warning if player.late or player.refused else log.info)(player.summary())
-        return 0
+        odd = player.late or player.refused or source.skipped or source.repeated or source.backward
+        failed = not (player.sent or stop.is_set())
+        (log.error if failed else log.warning if odd else log.info)(player.summary())
+        return int(failed)
     except (SourceError, PlayerError) as error:
         log.error(str(error))
         return 1

@@ -77,6 +77,10 @@ class Player:
             text += f", {self.refused} could not be sent"
         if self._source.skipped:
             text += f", {self._source.skipped} could not be read"
+        if self._source.repeated:
+            text += f", {self._source.repeated} images with the stamp of an earlier one"
+        if self._source.backward:
+            text += f", {self._source.backward} with an earlier stamp than the one before"
         if self.late:
             text += (
                 f". Real time was not kept: {self.late} went out more than {LATE_S * 1000:.0f} ms late, the worst "

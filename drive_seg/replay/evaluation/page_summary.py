@@ -205,7 +205,8 @@ def figures(report: Mapping[str, Any], label_map: LabelMap) -> list[Figure]:
 
 def notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Notice]:
     """What a reader has to know before believing the figures, the worst first."""
-    found = [*_bag_notices(report), *_frame_notices(report, rows), *_truth_notices(report, rows)]
+    found = [*_bag_notices(report), *_stamp_notices(report), *_frame_notices(report, rows)]
+    found += _truth_notices(report, rows)
     stalls = report.get("stalls") or []
     if stalls:
         longest = sorted(stalls, key=lambda stall: -stall["length_s"])
@@ -253,6 +254,20 @@ def _bag_notices(report: Mapping[str, Any]) -> list[Notice]:
     if partly:
         found.append(Notice("note", f"{_so_many(len(partly), 'bag')} with a remark", _some(partly)))
     return found
+
+
+def _stamp_notices(report: Mapping[str, Any]) -> list[Notice]:
+    frames = report.get("frames") or {}
+    kinds = {"repeated": "the stamp of an earlier one", "backward": "an earlier stamp than the one before"}
+    why = (
+        "Stamps must tell images apart. Where as many masks or labels as images have one stamp they are paired in "
+        "order; where not, they are neither scored nor timed."
+    )
+    return [
+        Notice("bad", f"{_so_many(n, 'image')} with {what}", [why])
+        for key, what in kinds.items()
+        if (n := number(frames.get(key)))
+    ]
 
 
 def _frame_notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Notice]:
