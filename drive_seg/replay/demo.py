@@ -30,6 +30,7 @@ from drive_seg.replay.demo_watch import Watch
 from drive_seg.replay.pictures import RecordedTopics
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, SourceError, Topic, open_source
+from drive_seg.replay.sources.record import cameras_of, no_cameras
 from drive_seg.replay.video import VideoError
 
 CAMERA = "camera"
@@ -65,9 +66,9 @@ def make_plan(options: argparse.Namespace) -> Plan:
     model = find_model(options.model).resolve()
     spec = options.input or SYNTHETIC.format(frames=options.frames or SYNTHETIC_FRAMES)
     source = open_source(spec, camera=CAMERA, frames=options.frames)
-    cameras = [topic for topic in source.topics if topic.is_camera]
+    cameras = cameras_of(source.topics)
     if not cameras:
-        raise SourceError(f"{spec} has no camera images.")
+        raise no_cameras(spec, source.topics)
     has_truth = any(topic.name == f"{CAMERA}/label_truth" for topic in source.topics)
     return Plan(spec, cameras[0], has_truth, source.seconds, options.frames, model, options.output)
 

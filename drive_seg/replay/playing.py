@@ -21,6 +21,7 @@ from drive_seg.replay import outlets
 from drive_seg.replay.outlets import JpegOutlet, Outlet
 from drive_seg.replay.playback import Ahead, Due, Stamps, rounds
 from drive_seg.replay.sources import Record, Source
+from drive_seg.replay.sources.record import cameras_of
 
 LATE_S = 0.1
 CLOCK_STEP_S = 0.02
@@ -191,7 +192,8 @@ class Player:
             if not fitting:
                 names = ", ".join(outlet.name for outlet in self._outlets.values())
                 raise PlayerError(f"--wait-for names '{name}', which is not played; played are {names}.")
-            first = next((o for o in fitting if o.topic.is_camera), fitting[0])
+            cameras = cameras_of([outlet.topic for outlet in fitting])
+            first = next((outlet for outlet in fitting if outlet.topic in cameras), fitting[0])
             wanted[first] = int(number)
         return wanted
 

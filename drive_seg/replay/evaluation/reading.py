@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from drive_seg.replay.sources import COMPRESSED, Record, Source, SourceError, Topic, open_source
+from drive_seg.replay.sources import COMPRESSED, IMAGE, Record, Source, Topic, open_source
 from drive_seg.replay.sources.folder import FolderSource, images_in
 from drive_seg.replay.sources.frames import FALLBACK_FPS, FIRST_STAMP_NS, FrameSource
-from drive_seg.replay.sources.record import listed
+from drive_seg.replay.sources.record import cameras_of, no_cameras
 
-DEPTH_ENCODINGS = ("16UC1", "32FC1")
 TRUTH = "label_truth"
 RATE_FRAMES = 10
 
@@ -97,10 +96,10 @@ class Reading:
         if isinstance(whole, FolderSource):
             self.stems = [file.stem for file in (images_in(path) if path.is_dir() else [path])]
         found = open_source(spec, topics, fps=part.fps).topics if topics is not None else self.available
-        images = [topic for topic in found if topic.type.endswith("Image") and not _fits(topic, ignored)]
-        chosen = images if topics is not None else _cameras(images)
+        images = [topic for topic in found if topic.type in (IMAGE, COMPRESSED) and not _fits(topic, ignored)]
+        chosen = images if topics is not None else cameras_of(images)
         if not chosen:
-            raise SourceError(f"{spec} has no camera images; it has {listed(self.available)}.")
+            raise no_cameras(spec, found)
         self.topics = camera_names(chosen)
         self.expected = self._expected()
         self.damaged, self.truncated, self.repeated, self.backward = 0, "", 0, 0
@@ -199,16 +198,6 @@ def camera_names(topics: Sequence[Topic]) -> dict[str, str]:
         (topic.name.strip("/") if name in twice else name): topic.name
         for name, topic in zip(short, topics, strict=True)
     }
-
-
-def _cameras(topics: Sequence[Topic]) -> list[Topic]:
-    pictures = [
-        topic
-        for topic in topics
-        if topic.is_camera and topic.encoding not in DEPTH_ENCODINGS and not topic.name.endswith("/compressedDepth")
-    ]
-    raw = {topic.name for topic in pictures if topic.type != COMPRESSED}
-    return [topic for topic in pictures if topic.name.removesuffix("/compressed") not in raw - {topic.name}]
 
 
 def _fits(topic: Topic, patterns: Sequence[str]) -> bool:

@@ -27,7 +27,7 @@ from drive_seg.replay.sources.record import (
     SourceError,
     Topic,
     choose,
-    listed,
+    no_cameras,
 )
 from drive_seg.replay.sources.scanned import in_words
 
@@ -148,7 +148,7 @@ class BagSource(Source):
             return choose(available, patterns, self.spec)
         images = tuple(topic for topic in available if topic.type in (IMAGE, COMPRESSED))
         if not images:
-            raise SourceError(f"{self.spec} has no image topic; it has {listed(available)}.")
+            raise no_cameras(self.spec, available)
         # Masks of an earlier run would be published beside those of the node that is to make new ones.
         return tuple(topic for topic in images if "/segmentation/" not in topic.name) or images
 

@@ -16,6 +16,7 @@ from drive_seg.image_messages import ImageError, decode, decode_label
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+DEPTH_ENCODINGS = ("16UC1", "32FC1")
 
 
 class SourceError(ValueError):
@@ -184,6 +185,11 @@ class Topic:
         is_label = "/segmentation/" in self.name or self.name.endswith("/label_truth")
         return self.type in (IMAGE, COMPRESSED) and not is_label
 
+    @property
+    def is_depth(self) -> bool:
+        """Whether it holds depth images, going by the encoding and the name."""
+        return self.encoding in DEPTH_ENCODINGS or self.name.endswith("/compressedDepth")
+
 
 class Source(ABC):
     """Iterating yields ``Record`` in time order. It can be iterated again, from the start.
@@ -224,11 +230,11 @@ class FirstFrames(Source):
     """
 
     def __init__(self, source: Source, frames: int) -> None:
-        cameras = [topic.name for topic in source.topics if topic.is_camera]
+        cameras = [topic.name for topic in cameras_of(source.topics) or source.topics if topic.is_camera]
         if frames < 1:
             raise SourceError(f"The number of frames must be 1 or more, not {frames}.")
         if not cameras:
-            raise SourceError(f"{source.spec} has no camera images to count; it has {listed(source.topics)}.")
+            raise no_cameras(source.spec, source.topics)
         self.spec, self.topics = source.spec, source.topics
         self.seconds = source.seconds
         self._source, self._camera, self._frames = source, cameras[0], frames
@@ -263,6 +269,24 @@ def choose(available: Sequence[Topic], patterns: Sequence[str] | None, spec: str
             raise SourceError(f"{spec} has no topic '{pattern}'; it has {listed(available)}.")
         chosen += [t for t in fitting if t not in chosen]
     return tuple(t for t in available if t in chosen)
+
+
+def cameras_of(topics: Sequence[Topic]) -> list[Topic]:
+    """The topics with pictures of cameras: no depth images, nor a compressed topic whose raw images are there too."""
+    pictures = [topic for topic in topics if topic.is_camera and not topic.is_depth]
+    raw = {topic.name for topic in pictures if topic.type != COMPRESSED}
+    return [topic for topic in pictures if topic.name.removesuffix("/compressed") not in raw - {topic.name}]
+
+
+def no_cameras(spec: str, topics: Sequence[Topic]) -> SourceError:
+    """The error of a source whose topics hold no camera's pictures: what they hold instead."""
+    images = [topic for topic in topics if topic.type in (IMAGE, COMPRESSED)]
+    if not images:
+        return SourceError(f"{spec} has no image topic; it has {listed(topics)}.")
+    kinds = [f"{topic.name} ({'depth' if topic.is_depth else 'labels'})" for topic in images]
+    return SourceError(
+        f"{spec} has no topic of a camera's pictures, only of {', '.join(kinds)}: name the one that is meant."
+    )
 
 
 def listed(topics: Sequence[Topic]) -> str:
