@@ -30,7 +30,7 @@ from drive_seg.replay.demo_watch import Watch
 from drive_seg.replay.pictures import RecordedTopics
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, SourceError, Topic, open_source
-from drive_seg.replay.sources.record import cameras_of, no_cameras
+from drive_seg.replay.sources.record import cameras_of, no_cameras, ros2_name
 from drive_seg.replay.video import VideoError
 
 CAMERA = "camera"
@@ -184,7 +184,8 @@ def _player_arguments(plan: Plan) -> list[str]:
 
 
 def _absolute(topic: str) -> str:
-    return topic if topic.startswith("/") else f"/{topic}"
+    """The absolute name under which the player publishes a topic of the recording."""
+    return f"/{ros2_name(topic).lstrip('/')}"
 
 
 def _environment() -> dict[str, str]:

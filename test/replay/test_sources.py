@@ -481,12 +481,38 @@ def test_which_topics_are_cameras():
     assert [t.is_camera for t in cameras + others] == [True, True, False, False, False, False]
 
 
+@pytest.mark.parametrize(
+    ("recorded", "published"),
+    [
+        ("/front/image_raw", "/front/image_raw"),
+        ("camera/image_raw", "camera/image_raw"),
+        ("/cam/0/image_raw", "/cam/n0/image_raw"),
+        ("/usb_cam-front/image_raw", "/usb_cam_front/image_raw"),
+        ("//kinect2/2d-hd//image/", "/kinect2/n2d_hd/image"),
+    ],
+)
+def test_names_that_ros_1_allowed_become_valid(recorded, published):
+    from drive_seg.replay.sources.record import ros2_name
+
+    assert ros2_name(recorded) == published
+
+
+def test_a_bag_says_which_cameras_would_be_played(bags, tmp_path, capsys, video):
+    from drive_seg.replay.playable import cameras, main
+
+    assert cameras(str(bags.write("mcap"))) == {"/front/image_raw": "raw"}
+    assert cameras(str(video)) is None and cameras("synth:") is None
+    assert main([str(video)]) == 0 and capsys.readouterr().out == "null\n"
+    assert main([str(tmp_path / "none.mcap")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path}/none.mcap does not exist.\n"
+
+
 def test_sources_need_no_rclpy():
     code = (
         "import sys, drive_seg.replay.video, drive_seg.replay.sources.bag, drive_seg.replay.sources.folder, "
         "drive_seg.replay.sources.video, drive_seg.replay.sources.synthetic, drive_seg.replay.sources.calibration, "
         "drive_seg.replay.playback, drive_seg.replay.bag_writer, drive_seg.replay.message_types, "
-        "drive_seg.replay.pictures\n"
+        "drive_seg.replay.pictures, drive_seg.replay.playable\n"
         "print([name for name in ('rclpy', 'torch', 'typer', 'lightning') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,6 +19,7 @@ from drive_seg.replay.evaluation.records import FATES, LOST, FrameRow
 from drive_seg.replay.evaluation.report import STALL_PERIODS, STALL_S
 from drive_seg.replay.evaluation.stamped_masks import StampedMasks, UnclearStampError
 from drive_seg.replay.sources import SourceError
+from drive_seg.replay.sources.record import ros2_name
 from drive_seg.segmenter import Segmenter
 
 MEANING = (
@@ -172,7 +173,7 @@ class LiveReplay(Replay):
 
 def _matched(reading: Reading, recording: LiveRecording, is_named: bool) -> tuple[dict[str, str], list[str]]:
     """Camera of the source -> that of the recording, and a sentence for each camera that the node did not have."""
-    found = {camera: recording.camera_of(topic) for camera, topic in reading.topics.items()}
+    found = {camera: recording.camera_of(ros2_name(topic)) for camera, topic in reading.topics.items()}
     if len(found) == len(recording.masks) == 1:
         found = dict(zip(found, recording.masks, strict=True))
     missing = [camera for camera, prefix in found.items() if prefix is None]

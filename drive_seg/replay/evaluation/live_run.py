@@ -19,6 +19,7 @@ from drive_seg.replay.evaluation.reading import Reading
 from drive_seg.replay.evaluation.recorded import TOPICS
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, Topic
+from drive_seg.replay.sources.record import ros2_name
 
 STEP_S = 0.2
 START_S = 300.0
@@ -148,4 +149,5 @@ def _tails(*children: Child) -> str:
 
 
 def _absolute(topic: str) -> str:
-    return topic if topic.startswith("/") else f"/{topic}"
+    """The absolute name under which the player publishes a topic of the recording."""
+    return f"/{ros2_name(topic).lstrip('/')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -276,6 +277,17 @@ def cameras_of(topics: Sequence[Topic]) -> list[Topic]:
     pictures = [topic for topic in topics if topic.is_camera and not topic.is_depth]
     raw = {topic.name for topic in pictures if topic.type != COMPRESSED}
     return [topic for topic in pictures if topic.name.removesuffix("/compressed") not in raw - {topic.name}]
+
+
+def ros2_name(topic: str) -> str:
+    """A topic's name as ROS 2 allows it, which is how the player publishes it: ROS 1 allowed more.
+
+    Each character but letters, digits, "_" and "/" becomes "_", and a part that begins with a digit gets an "n" before
+    it: ``/usb-cam/0/image_raw`` is ``/usb_cam/n0/image_raw``. Names that are allowed stay.
+    """
+    parts = [re.sub(r"[^A-Za-z0-9_]", "_", part) for part in topic.split("/")]
+    named = "/".join(f"n{part}" if part[:1].isdigit() else part for part in parts if part)
+    return f"/{named}" if topic.startswith("/") else named
 
 
 def no_cameras(spec: str, topics: Sequence[Topic]) -> SourceError:
