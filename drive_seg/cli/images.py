@@ -58,4 +58,4 @@ def synth(
         for folder, picture in (("images", frame.image), ("labels", frame.label)):
             if not cv2.imwrite(str(output / folder / f"{i:06d}.png"), picture):
                 raise OSError(f"{output / folder} cannot be written to")
-    typer.echo(f"{frames} frames in {output}")
+    typer.echo(f"{frames} frame{'' if frames == 1 else 's'} in {output}")

@@ -30,7 +30,7 @@ from drive_seg.replay.demo_watch import Watch
 from drive_seg.replay.pictures import RecordedTopics
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, SourceError, Topic, open_source
-from drive_seg.replay.sources.record import cameras_of, no_cameras, ros2_name
+from drive_seg.replay.sources.record import cameras_of, image_topic_of, no_cameras, ros2_name
 from drive_seg.replay.video import VideoError
 
 CAMERA = "camera"
@@ -141,14 +141,12 @@ def _report(plan: Plan, bag: Path, figures: dict[str, str], label_map: LabelMap,
 
 def node_arguments(plan: Plan) -> list[str]:
     """The node's parameters, so that it listens to the topic that is played."""
-    compressed = plan.image.type == COMPRESSED
-    topic = _absolute(plan.image.name)
     parameters = {
         "model": str(plan.model),
         "cameras": f"[{CAMERA}]",
         "autostart": "true",
-        f"{CAMERA}.image_topic": topic.removesuffix("/compressed") if compressed else topic,
-        f"{CAMERA}.transport": "compressed" if compressed else "raw",
+        f"{CAMERA}.image_topic": image_topic_of(plan.image),
+        f"{CAMERA}.transport": "compressed" if plan.image.type == COMPRESSED else "raw",
     }
     return [
         "--ros-args",

@@ -23,7 +23,7 @@ from drive_seg.replay import outlets
 from drive_seg.replay.outlets import JpegOutlet, Outlet
 from drive_seg.replay.playback import Ahead, Due, Stamps, rounds
 from drive_seg.replay.sources import Record, Source
-from drive_seg.replay.sources.record import cameras_of, ros2_name
+from drive_seg.replay.sources.record import cameras_of, ros2_name, so_many
 
 LATE_S = 0.1
 CLOCK_STEP_S = 0.02
@@ -75,13 +75,13 @@ class Player:
 
     def summary(self) -> str:
         """What was sent and how late, for the end."""
-        text = f"{self.sent} messages sent"
+        text = f"{so_many(self.sent, 'message')} sent"
         if self.refused:
             text += f", {self.refused} could not be sent"
         if self._source.skipped:
             text += f", {self._source.skipped} could not be read"
         if self._source.repeated:
-            text += f", {self._source.repeated} images with the stamp of an earlier one"
+            text += f", {so_many(self._source.repeated, 'image')} with the stamp of an earlier one"
         if self._source.backward:
             text += f", {self._source.backward} with an earlier stamp than the one before"
         if self.late:

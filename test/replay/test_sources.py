@@ -497,6 +497,18 @@ def test_names_that_ros_1_allowed_become_valid(recorded, published):
     assert ros2_name(recorded) == published
 
 
+def test_image_topics_of_the_node_lack_the_suffix_of_their_transport():
+    from drive_seg.replay.sources import Topic
+    from drive_seg.replay.sources.record import image_topic_of
+
+    assert image_topic_of(Topic("front/image", IMAGE)) == "/front/image"
+    assert image_topic_of(Topic("/0/image/compressed", COMPRESSED)) == "/n0/image"
+    with pytest.raises(
+        SourceError, match=r"its name does not end in /compressed, .* --remap /a/jpeg:=/a/jpeg/compressed"
+    ):
+        image_topic_of(Topic("/a/jpeg", COMPRESSED))
+
+
 def test_a_bag_says_which_cameras_would_be_played(bags, tmp_path, capsys, video):
     from drive_seg.replay.playable import cameras, main
 

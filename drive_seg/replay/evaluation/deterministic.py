@@ -22,6 +22,7 @@ from drive_seg.replay.evaluation.records import FrameRow, new_row
 from drive_seg.replay.evaluation.rivals import OtherModel, OtherRun, Rival, is_run
 from drive_seg.replay.evaluation.truths import TruthChoice, open_truths
 from drive_seg.replay.sources import SourceError
+from drive_seg.replay.sources.record import so_many
 from drive_seg.segmenter import Segmenter
 
 LATENCY_MEANING = (
@@ -164,7 +165,7 @@ class Replay:
         if not judge.received:
             raise SourceError(f"{self._work.source} has no image that can be read in this part of it.")
         if reason := judge.why_none_decoded():
-            raise SourceError(f"{self._work.source}: none of its {judge.received} images can be decoded: {reason}.")
+            raise SourceError(f"{self._work.source}: none of its images can be decoded, the first: {reason}.")
         remark = _remark(self.remark, reading)
         partial = judge.partial(self._work.name, judge.received + reading.damaged, reading.topics, remark)
         partial.repeated, partial.backward = reading.repeated, reading.backward
@@ -250,7 +251,7 @@ def _or_reason(row: FrameRow, what: str, find: Callable[[], np.ndarray | None]) 
 def _remark(truth: str, reading: Reading) -> str:
     parts = [text.rstrip(".") for text in (truth, reading.truncated) if text]
     parts += [
-        f"{count} {'image' if count == 1 else 'images'} {what}"
+        f"{so_many(count, 'image')} {what}"
         for count, what in (
             (reading.damaged, "could not be read"),
             (reading.repeated, "with the stamp of an earlier one"),

@@ -19,7 +19,7 @@ from drive_seg.replay.evaluation.records import FATES, LOST, FrameRow
 from drive_seg.replay.evaluation.report import STALL_PERIODS, STALL_S
 from drive_seg.replay.evaluation.stamped_masks import StampedMasks, UnclearStampError
 from drive_seg.replay.sources import SourceError
-from drive_seg.replay.sources.record import ros2_name
+from drive_seg.replay.sources.record import ros2_name, so_many
 from drive_seg.segmenter import Segmenter
 
 MEANING = (
@@ -158,16 +158,18 @@ class LiveReplay(Replay):
         if account is None:
             return None, "no diagnostics were recorded, so it is not known why frames have no mask"
         if account.received > len(rows):
-            text = f"the node received {account.received} frames but {len(rows)} are judged, so its counts are left out"
-            return None, text
+            received = so_many(account.received, "frame")
+            return None, f"the node received {received} but {len(rows)} are judged, so its counts are left out"
         heard = sum(row["fate"] == "published" for row in rows)
         ends = {fate: account.ended[fate] for fate in FATES if fate != "published"}
         ends["rejected"] = max(0, ends["rejected"] - sum(row["fate"] == "rejected" for row in rows))
         unheard = max(0, account.ended["published"] - heard - unclear)
         ends |= {"published": unheard + unclear, "in flight": account.in_flight, LOST: len(rows) - account.received}
         _end(open_rows, {fate: count for fate, count in ends.items() if count}, "")
-        remarks = [f"{unheard} published masks were not recorded"] if unheard else []
-        remarks += [f"{account.in_flight} frames had not ended when the recording did"] if account.in_flight else []
+        remarks = [f"{so_many(unheard, 'published mask')} not recorded"] if unheard else []
+        remarks += (
+            [f"{so_many(account.in_flight, 'frame')} in flight when the recording ended"] if account.in_flight else []
+        )
         return {"received": account.received, **account.ended}, "; ".join(remarks)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from drive_seg.image_messages import ImageError
 from drive_seg.replay.evaluation.reading import Reading, Taken
 from drive_seg.replay.sources import Record, open_source
+from drive_seg.replay.sources.record import so_many
 
 
 class UnclearStampError(ImageError):
@@ -54,7 +55,7 @@ class StampedMasks:
         place, images = self._reading.place_of(taken)
         if masks != images:
             raise UnclearStampError(
-                f"{_so_many(images, 'image')} and {_so_many(masks, 'mask')} have its stamp: "
+                f"{so_many(images, 'image')} and {so_many(masks, 'mask')} have its stamp: "
                 "which of them belong together is not known"
             )
         return place
@@ -89,7 +90,3 @@ def _packed(record: Record) -> bytes | ImageError:
         return cv2.imencode(".png", record.label())[1].tobytes()
     except ImageError as error:
         return error
-
-
-def _so_many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -290,6 +290,23 @@ def ros2_name(topic: str) -> str:
     return f"/{named}" if topic.startswith("/") else named
 
 
+def image_topic_of(topic: Topic) -> str:
+    """The node's image topic for a camera's images as the player publishes them: without image_transport's suffix.
+
+    Raises:
+        SourceError: compressed images on a topic that does not end in "/compressed", where the node would listen.
+    """
+    name = f"/{ros2_name(topic.name).lstrip('/')}"
+    if topic.type != COMPRESSED:
+        return name
+    if not name.endswith("/compressed"):
+        raise SourceError(
+            f"{topic.name} has compressed images, but its name does not end in /compressed, where the node listens for "
+            f"such: play it with `player --remap {topic.name}:={topic.name}/compressed`."
+        )
+    return name.removesuffix("/compressed")
+
+
 def no_cameras(spec: str, topics: Sequence[Topic]) -> SourceError:
     """The error of a source whose topics hold no camera's pictures: what they hold instead."""
     images = [topic for topic in topics if topic.type in (IMAGE, COMPRESSED)]
@@ -299,6 +316,11 @@ def no_cameras(spec: str, topics: Sequence[Topic]) -> SourceError:
     return SourceError(
         f"{spec} has no topic of a camera's pictures, only of {', '.join(kinds)}: name the one that is meant."
     )
+
+
+def so_many(count: float, what: str) -> str:
+    """A number with what it counts: "1 frame", "2,000 frames"."""
+    return f"{count:,.0f} {what}{'' if count == 1 else 's'}"
 
 
 def listed(topics: Sequence[Topic]) -> str:

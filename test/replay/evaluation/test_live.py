@@ -361,7 +361,7 @@ def test_published_masks_the_recorder_missed_are_told(judged):
     _, partial, report = judged(Run(on_time(8), account={"published": 10}))
     assert {row["fate"] for row in partial.rows} == {"published"}
     assert partial.rows[9]["reason"] == "its mask was not recorded" and report["frames"]["scored"] == 8
-    assert report["bags"][0]["reason"] == "front: 2 published masks were not recorded"
+    assert report["bags"][0]["reason"] == "front: 2 published masks not recorded"
 
 
 def test_account_of_a_longer_run_is_left_out(judged):
