@@ -22,7 +22,7 @@ from drive_seg.checkpoint import Checkpoint
 from drive_seg.files import written_aside
 from drive_seg.labels import LabelMap, label_map
 from drive_seg.replay.sources import SourceError, open_source
-from drive_seg.replay.sources.record import cameras_of
+from drive_seg.replay.sources.topics import cameras_of
 from drive_seg.runtimes import MULTIPLE, Size, native
 from drive_seg.runtimes.conversion import (
     OUTPUT,

@@ -163,11 +163,15 @@ def take_topic_of_bag(context: LaunchContext) -> list[LogInfo]:
         return []
     parameters = VIEW["parameters_of"](given["params_file"])
     is_named = given["image_topic"] or any(parameters.get(f"{camera}.image_topic") for camera in wanted)
-    is_carried = given["transport"] or any(parameters.get(f"{camera}.transport") for camera in wanted)
-    if not is_carried and all(f"{topic}/compressed" in played for topic in missing) and len(missing) == len(wanted):
+    transport = given["transport"] or next(filter(None, (parameters.get(f"{c}.transport") for c in wanted)), "")
+    if not transport and all(f"{topic}/compressed" in played for topic in missing) and len(missing) == len(wanted):
         context.launch_configurations["transport"] = "compressed"
         return [LogInfo(msg=f"{bag} has {', '.join(missing)} compressed: transport:=compressed")]
-    choices = [topic for topic, kind in played.items() if kind == "raw" or topic.endswith("/compressed")]
+    choices = [
+        topic
+        for topic, kind in played.items()
+        if kind == (transport or kind) and (kind == "raw" or topic.endswith("/compressed"))
+    ]
     if is_named or len(wanted) > 1 or not choices:
         raise ValueError(f"{bag} has no images on {', '.join(missing)}; it has {', '.join(played)} (see image_topic:=)")
     chosen = choices[0]

@@ -579,6 +579,8 @@ def test_replay_finds_out_that_the_images_are_compressed(launch: Callable[..., R
     assert run.messages == ["drive has /front/image_raw, /left/image_raw compressed: transport:=compressed"]
     with pytest.raises(ValueError, match="drive has no images on /front/image_raw, /left/image_raw; it has"):
         launch("replay", bag="drive", cameras="front,left", transport="raw")
+    with pytest.raises(ValueError, match="drive has no images on /camera/image_raw; it has"):
+        launch("replay", bag="drive", transport="raw")
 
 
 @pytest.mark.parametrize("name", FILES)

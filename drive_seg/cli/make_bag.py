@@ -48,7 +48,7 @@ def make_bag(
     from drive_seg.replay.frame_times import FrameTime, frame_times
     from drive_seg.replay.make_bag import LabelledFrame
     from drive_seg.replay.make_bag import make_bag as write
-    from drive_seg.replay.sources.record import so_many
+    from drive_seg.replay.sources.topics import so_many
     from drive_seg.training.datasets import open_dataset
 
     arguments: dict[str, Any] = {"root": root, "split": split}

@@ -185,7 +185,7 @@ def _check_together(
 
 
 def _tell_result(report: dict[str, Any], rows: list[Any], page: Path, missed: list[str]) -> None:
-    from drive_seg.replay.sources.record import so_many
+    from drive_seg.replay.sources.topics import so_many
 
     frames = report["frames"]
     for bag in report["bags"]:

@@ -30,7 +30,7 @@ from drive_seg.replay.demo_watch import Watch
 from drive_seg.replay.pictures import RecordedTopics
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, SourceError, Topic, open_source
-from drive_seg.replay.sources.record import cameras_of, image_topic_of, no_cameras, ros2_name
+from drive_seg.replay.sources.topics import cameras_of, image_topic_of, no_cameras, ros2_name
 from drive_seg.replay.video import VideoError
 
 CAMERA = "camera"
@@ -84,6 +84,8 @@ def run(plan: Plan, console: Console) -> None:
     )
     with Children(environment, plan.output / "logs") as children, _ros() as watch:
         figures = _play(plan, children, watch, console)
+    for warning in warnings_of(plan.output / "logs" / "player.log"):
+        console.print(f"player: {warning}", style="yellow", markup=False, highlight=False)
     bag = _single_file(plan.output)
     label_map = LabelMap.from_dict(json.loads(watch.label_map))
     _report(plan, bag, figures, label_map, console)
@@ -137,6 +139,12 @@ def _report(plan: Plan, bag: Path, figures: dict[str, str], label_map: LabelMap,
         f"{bag}: images and masks, for `ros2 bag play -s mcap {bag}` or `ros2 run drive_seg player {bag}`\n"
         f"{video}: {drawn} frames\n{plan.output / 'contact_sheet.png'}\n{plan.output / 'summary.json'}"
     )
+
+
+def warnings_of(log: Path) -> list[str]:
+    """What a process warned of, by its log: stamps that repeat, names that were changed, time that was not kept."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.partition("]: ")[2] for line in lines if line.startswith("[WARN] ")]
 
 
 def node_arguments(plan: Plan) -> list[str]:

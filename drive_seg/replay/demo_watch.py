@@ -10,7 +10,7 @@ from std_msgs.msg import String
 
 from drive_seg.replay.message_types import message_class
 from drive_seg.replay.sources import Topic
-from drive_seg.replay.sources.record import ros2_name
+from drive_seg.replay.sources.topics import ros2_name
 
 ENDS = ("published", "dropped", "expired", "rejected", "failed", "withheld")
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from drive_seg.replay.sources import COMPRESSED, SourceError, open_source
 from drive_seg.replay.sources.frames import FrameSource
-from drive_seg.replay.sources.record import cameras_of, ros2_name
+from drive_seg.replay.sources.topics import cameras_of, ros2_name
 
 
 def cameras(spec: str, start: float = 0.0, duration: float | None = None) -> dict[str, str] | None:

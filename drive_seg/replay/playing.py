@@ -23,7 +23,7 @@ from drive_seg.replay import outlets
 from drive_seg.replay.outlets import JpegOutlet, Outlet
 from drive_seg.replay.playback import Ahead, Due, Stamps, rounds
 from drive_seg.replay.sources import Record, Source
-from drive_seg.replay.sources.record import cameras_of, ros2_name, so_many
+from drive_seg.replay.sources.topics import cameras_of, ros2_name, so_many
 
 LATE_S = 0.1
 CLOCK_STEP_S = 0.02

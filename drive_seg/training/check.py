@@ -91,7 +91,8 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
         rows, columns = recipe.augmentation.patches.grid
         images *= rows * columns
     if 0 < images < recipe.data.batch_size:
-        problems.append(Problem("error", "train", f"{images} images do not fill one batch of {recipe.data.batch_size}"))
+        text = f"{_images(images)} do not fill one batch of {recipe.data.batch_size}"
+        problems.append(Problem("error", "train", text))
     return Report(splits, sorted(problems, key=lambda problem: problem.level))
 
 

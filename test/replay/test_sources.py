@@ -266,7 +266,10 @@ def test_video_that_was_cut_off_says_so(video, tmp_path):
     source = open_source(cut)
     count = len(list(source))
     assert 0 < count < 12
-    assert source.truncated == f"{cut} was cut off, 200 bytes before its end: {count} frames could be decoded"
+    assert (
+        source.truncated
+        == f"{cut} was cut off, 200 bytes before its end: {count} frame{'' if count == 1 else 's'} decoded"
+    )
 
 
 def declared(path, matrix):
@@ -347,14 +350,14 @@ def test_unreadable_image_is_skipped_and_counted(image_folder, caplog):
     assert [r.image()[0, 0, 0] // 10 for r in records] == [1, 2, 10, 11]
     assert [r.stamp_ns - S for r in records] == [0, S // 10, 3 * S // 10, 4 * S // 10]
     assert source.skipped == 1
-    assert "frame5.png is not an image" in caplog.text
+    assert "frame5.png cannot be read: it is not an image that OpenCV can read: skipped" in caplog.text
 
 
 def test_folder_without_a_readable_image_is_refused(tmp_path):
     with pytest.raises(SourceError, match="holds no images"):
         open_source(tmp_path)
     (tmp_path / "a.png").write_bytes(b"nothing")
-    with pytest.raises(SourceError, match="None of the 1 images"):
+    with pytest.raises(SourceError, match="none of 1 image can be read, the first cannot be read: it is not an image"):
         list(open_source(tmp_path))
 
 
@@ -492,14 +495,14 @@ def test_which_topics_are_cameras():
     ],
 )
 def test_names_that_ros_1_allowed_become_valid(recorded, published):
-    from drive_seg.replay.sources.record import ros2_name
+    from drive_seg.replay.sources.topics import ros2_name
 
     assert ros2_name(recorded) == published
 
 
 def test_image_topics_of_the_node_lack_the_suffix_of_their_transport():
     from drive_seg.replay.sources import Topic
-    from drive_seg.replay.sources.record import image_topic_of
+    from drive_seg.replay.sources.topics import image_topic_of
 
     assert image_topic_of(Topic("front/image", IMAGE)) == "/front/image"
     assert image_topic_of(Topic("/0/image/compressed", COMPRESSED)) == "/n0/image"

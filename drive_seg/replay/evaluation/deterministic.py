@@ -22,7 +22,7 @@ from drive_seg.replay.evaluation.records import FrameRow, new_row
 from drive_seg.replay.evaluation.rivals import OtherModel, OtherRun, Rival, is_run
 from drive_seg.replay.evaluation.truths import TruthChoice, open_truths
 from drive_seg.replay.sources import SourceError
-from drive_seg.replay.sources.record import so_many
+from drive_seg.replay.sources.topics import so_many
 from drive_seg.segmenter import Segmenter
 
 LATENCY_MEANING = (

@@ -19,7 +19,7 @@ from drive_seg.replay.evaluation.records import FATES, LOST, FrameRow
 from drive_seg.replay.evaluation.report import STALL_PERIODS, STALL_S
 from drive_seg.replay.evaluation.stamped_masks import StampedMasks, UnclearStampError
 from drive_seg.replay.sources import SourceError
-from drive_seg.replay.sources.record import ros2_name, so_many
+from drive_seg.replay.sources.topics import ros2_name, so_many
 from drive_seg.segmenter import Segmenter
 
 MEANING = (

@@ -19,7 +19,7 @@ from drive_seg.replay.evaluation.reading import Reading
 from drive_seg.replay.evaluation.recorded import TOPICS
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, Topic
-from drive_seg.replay.sources.record import image_topic_of, ros2_name
+from drive_seg.replay.sources.topics import image_topic_of, ros2_name
 
 STEP_S = 0.2
 START_S = 300.0

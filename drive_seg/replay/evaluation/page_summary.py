@@ -10,7 +10,7 @@ from typing import Any
 from drive_seg.labels import LabelMap
 from drive_seg.replay.evaluation.plots import clock, number
 from drive_seg.replay.evaluation.records import FATES
-from drive_seg.replay.sources.record import so_many
+from drive_seg.replay.sources.topics import so_many
 
 NONE = "n/a"
 MOST_DETAILS = 12

@@ -15,7 +15,7 @@ import numpy as np
 from drive_seg.replay.sources import COMPRESSED, IMAGE, Record, Source, Topic, open_source
 from drive_seg.replay.sources.folder import FolderSource, images_in
 from drive_seg.replay.sources.frames import FALLBACK_FPS, FIRST_STAMP_NS, FrameSource
-from drive_seg.replay.sources.record import cameras_of, no_cameras
+from drive_seg.replay.sources.topics import cameras_of, no_cameras
 
 TRUTH = "label_truth"
 RATE_FRAMES = 10

@@ -10,7 +10,7 @@ import numpy as np
 from drive_seg.image_messages import ImageError
 from drive_seg.replay.evaluation.reading import Reading, Taken
 from drive_seg.replay.sources import Record, open_source
-from drive_seg.replay.sources.record import so_many
+from drive_seg.replay.sources.topics import so_many
 
 
 class UnclearStampError(ImageError):

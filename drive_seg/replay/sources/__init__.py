@@ -10,18 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drive_seg.replay.sources.file_kinds import METADATA, is_bag, refuse_pointer
-from drive_seg.replay.sources.record import (
-    CAMERA_INFO,
-    COMPRESSED,
-    IMAGE,
-    FirstFrames,
-    Frame,
-    Record,
-    Serialized,
-    Source,
-    SourceError,
-    Topic,
-)
+from drive_seg.replay.sources.record import FirstFrames, Frame, Record, Serialized, Source
+from drive_seg.replay.sources.topics import CAMERA_INFO, COMPRESSED, IMAGE, SourceError, Topic
 
 __all__ = [
     "CAMERA_INFO",

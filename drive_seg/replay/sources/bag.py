@@ -18,18 +18,9 @@ from rosbags.typesys.store import Typestore
 from drive_seg.replay.sources.bag_files import OpenedBag, bag_files
 from drive_seg.replay.sources.bag_types import nested_type, types_of
 from drive_seg.replay.sources.frames import check_slice
-from drive_seg.replay.sources.record import (
-    COMPRESSED,
-    IMAGE,
-    Record,
-    Serialized,
-    Source,
-    SourceError,
-    Topic,
-    choose,
-    no_cameras,
-)
+from drive_seg.replay.sources.record import Record, Serialized, Source
 from drive_seg.replay.sources.scanned import in_words
+from drive_seg.replay.sources.topics import COMPRESSED, IMAGE, SourceError, Topic, choose, no_cameras, so_many
 
 HEADER = "std_msgs/msg/Header"
 
@@ -108,7 +99,7 @@ class BagSource(Source):
             except StopIteration:
                 return
             except Exception as error:  # rosbags lets struct, zstd, lz4 and sqlite errors through
-                self._lose([f"{self.spec} is damaged after {read} messages: {in_words(error)}"])
+                self._lose([f"{self.spec} is damaged after {so_many(read, 'message')}: {in_words(error)}"])
                 log.warning("%s.", self.truncated)
                 return
             read += 1

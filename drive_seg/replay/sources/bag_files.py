@@ -21,8 +21,8 @@ from rosbags.rosbag2 import Reader as Reader2
 from rosbags.typesys.msg import normalize_msgtype
 
 from drive_seg.replay.sources.file_kinds import METADATA, ZSTD_MAGIC, bag_suffix, is_bag_name, is_packed, refuse_pointer
-from drive_seg.replay.sources.record import SourceError
 from drive_seg.replay.sources.scanned import in_words
+from drive_seg.replay.sources.topics import SourceError, so_many
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -177,7 +177,7 @@ class BagFiles:
         reader = Scanned(plain)
         if reader.damage:
             self.lost.append(
-                f"{file} was cut off or damaged: {reader.message_count} messages of "
+                f"{file} was cut off or damaged: {so_many(reader.message_count, 'message')} of "
                 f"{(reader.end_time - reader.start_time) / 1e9:.3f} s could be saved ({reader.damage})"
             )
         return lambda: nullcontext(reader)

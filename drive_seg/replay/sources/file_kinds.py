@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from drive_seg.image_files import is_lfs_pointer
-from drive_seg.replay.sources.record import SourceError
+from drive_seg.replay.sources.topics import SourceError
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 METADATA = "metadata.yaml"

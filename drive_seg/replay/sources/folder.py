@@ -10,7 +10,7 @@ import numpy as np
 
 from drive_seg.image_files import decode_file, read_whole
 from drive_seg.replay.sources.frames import FALLBACK_FPS, FrameSource, log
-from drive_seg.replay.sources.record import SourceError
+from drive_seg.replay.sources.topics import SourceError, so_many
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -51,7 +51,7 @@ class FolderSource(FrameSource):
             read += 1
             yield index, image, None
         if not read:
-            raise SourceError(f"None of the {self.skipped} images of {self.spec} can be read: the first {reason}.")
+            raise SourceError(f"{self.spec}: none of {so_many(self.skipped, 'image')} can be read, the first {reason}.")
 
 
 def images_in(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from drive_seg.replay.sources.frames import FALLBACK_FPS, FrameSource, log
 from drive_seg.replay.sources.mp4_boxes import missing_bytes
-from drive_seg.replay.sources.record import SourceError
+from drive_seg.replay.sources.topics import SourceError, so_many
 from drive_seg.replay.sources.video_colors import correction
 
 # Containers without a real rate answer 0, NaN, or their time base (1000, 90000).
@@ -88,10 +88,12 @@ class VideoSource(FrameSource):
             capture.release()
         missing = missing_bytes(self._path) if stop is None or index < stop else 0
         if index <= first:
-            reason = f"it was cut off, {missing} bytes before its end" if missing else f"it has {index} frames"
+            reason = (
+                f"it was cut off, {missing} bytes before its end" if missing else f"it has {so_many(index, 'frame')}"
+            )
             raise SourceError(f"{self._path} gives no frame at {first / self.fps:g} s: {reason}.")
         if missing:
             self.truncated = (
-                f"{self._path} was cut off, {missing} bytes before its end: {index} frames could be decoded"
+                f"{self._path} was cut off, {missing} bytes before its end: {so_many(index, 'frame')} decoded"
             )
             log.warning("%s.", self.truncated)

@@ -151,7 +151,10 @@ def _pairs(images: Path, labels: Path) -> tuple[list[Pair], list[Fault]]:
 
 
 def _such_as(strays: Mapping[str, Path]) -> str:
-    return f"; it holds {len(strays)} other files, as {next(iter(strays.values())).name}" if strays else ""
+    if not strays:
+        return ""
+    others = f"{len(strays)} other file{'' if len(strays) == 1 else 's'}"
+    return f"; it holds {others}, as {next(iter(strays.values())).name}"
 
 
 def _name_in(line: str, images: Mapping[str, Path]) -> str:

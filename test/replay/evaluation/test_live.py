@@ -21,7 +21,7 @@ from drive_seg.replay.evaluation.report import About, as_report
 from drive_seg.replay.evaluation.requirements import parse
 from drive_seg.replay.processes import ChildError
 from drive_seg.replay.sources import SourceError, open_source
-from drive_seg.replay.sources.record import Topic
+from drive_seg.replay.sources.topics import Topic
 
 MS = 1_000_000
 WALL_NS = 1_800_000_000_000_000_000

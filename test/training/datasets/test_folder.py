@@ -141,7 +141,7 @@ def test_what_lies_there_instead_of_labels_is_said(make, tmp_path):
         return str(refused.value)
 
     assert complaint().endswith(
-        "labels holds no label images (.png, since JPEG changes the ids); it holds 1 other files, as 1.jpg"
+        "labels holds no label images (.png, since JPEG changes the ids); it holds 1 other file, as 1.jpg"
     )
     make.label(tmp_path / "labels" / "1_mask.png", 0)
     assert (
