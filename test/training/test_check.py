@@ -312,7 +312,7 @@ def test_long_lists_of_files_are_cut_on_screen(recipe_file, tree):
         cv2.imwrite(str(tree / "val" / "images" / f"{i}.png"), np.full((48, 64, 3), i, np.uint8))
     report = check(recipe_file)
     assert max(len(problem.files) for problem in report.problems) == 13
-    assert "and 3 more; --json FILE names all" in printed(report)
+    assert "and 3 more; `drive-seg train RECIPE --check --json FILE` names all" in printed(report)
 
 
 def test_real_camvid_is_sound_and_has_the_shares_of_its_card(shared_data, recipe_file):
