@@ -22,6 +22,7 @@ from drive_seg.checkpoint import Checkpoint
 from drive_seg.files import written_aside
 from drive_seg.labels import LabelMap, label_map
 from drive_seg.replay.sources import SourceError, open_source
+from drive_seg.replay.sources.topics import cameras_of
 from drive_seg.runtimes import MULTIPLE, Size, native
 from drive_seg.runtimes.conversion import (
     OUTPUT,
@@ -204,7 +205,7 @@ def _inputs(source: str, segmenter: Segmenter, size: Size) -> list[Tensor]:
 
 def _images(source: str) -> Iterator[np.ndarray]:
     """Images uint8 BGR [H, W, 3] of a source; of a bag with several cameras the first one's."""
-    cameras = [topic for topic in open_source(source).topics if topic.is_camera]
+    cameras = cameras_of(open_source(source).topics)
     if not cameras:
         raise SourceError(f"{source} has no image topic")
     for record in open_source(source, topics=[cameras[0].name]):

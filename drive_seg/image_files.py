@@ -1,4 +1,4 @@
-"""Is a JPEG or PNG file whole? Checked before decoding: OpenCV fills the missing part of a truncated JPEG
+"""JPEG, PNG and other picture files: decoded if they are whole. OpenCV alone fills the missing part of a truncated JPEG
 with grey and tells only the console.
 """
 
@@ -7,7 +7,11 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+import cv2
+import numpy as np
 
 from drive_seg.image_encodings import ImageError
 
@@ -16,7 +20,9 @@ FileKind = Literal["jpeg", "png"]
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLORS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 _JPEG_START = b"\xff\xd8\xff"
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_ORIENTATION, _UPRIGHT = 0x0112, 1
 # Markers that stand alone, without a length: TEM and the restart markers.
 _BARE_MARKERS = {0x01, *range(0xD0, 0xD8)}
 
@@ -38,6 +44,80 @@ class PngLayout:
     def describe(self) -> str:
         """For example ``16-bit RGBA``."""
         return f"{self.bit_depth}-bit {_PNG_COLORS.get(self.color_type, f'colour type {self.color_type}')}"
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of a picture file that, if it is JPEG or PNG, is whole.
+
+    Raises:
+        ValueError: it is not, or cannot be read: "cannot be read: ...", to be read after the file's name.
+    """
+    try:
+        content = path.read_bytes()
+        kind = file_kind(memoryview(content))
+        if kind == "png":
+            check_png(memoryview(content))
+        elif kind == "jpeg":
+            check_jpeg(memoryview(content))
+    except (OSError, ImageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"cannot be read: {reason}") from None
+    return content
+
+
+def decode_file(content: bytes, flags: int = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) -> np.ndarray:
+    """The pixels of a picture file, by default uint8 BGR [H, W, 3] as stored: an EXIF orientation does not turn it.
+
+    Raises:
+        ValueError: they cannot be decoded: "cannot be read: ...", to be read after the file's name.
+    """
+    try:
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise ValueError(f"cannot be read: it {_why_no_image(content)}")
+    return picture
+
+
+def orientation(content: bytes) -> int:
+    """The EXIF orientation of a JPEG or PNG, 1 to 8; 1 (upright) where it states none."""
+    view = memoryview(content)
+    try:
+        if file_kind(view) == "jpeg":
+            end = _jpeg_scan_start(view) or len(view)
+            found = view[:end].tobytes().find(b"Exif\0\0")
+            return _of_exif(view[found + 6 : end]) if found > 0 else _UPRIGHT
+        if file_kind(view) == "png":
+            found = view.tobytes().find(b"eXIf")
+            return _of_exif(view[found + 4 :]) if found > 0 else _UPRIGHT
+    except (ImageError, struct.error):
+        pass
+    return _UPRIGHT
+
+
+def _of_exif(tiff: memoryview) -> int:
+    order = "<" if tiff[:2] == b"II" else ">"
+    (place,) = struct.unpack_from(f"{order}I", tiff, 4)
+    (count,) = struct.unpack_from(f"{order}H", tiff, place)
+    for entry in range(place + 2, place + 2 + 12 * count, 12):
+        tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+        if tag == _ORIENTATION:
+            return value if 1 <= value <= 8 else _UPRIGHT
+    return _UPRIGHT
+
+
+def is_lfs_pointer(content: bytes) -> bool:
+    """Whether a file's beginning is that of a Git LFS pointer, which stands for a file that was not fetched."""
+    return content.startswith(_LFS_POINTER)
+
+
+def _why_no_image(content: bytes) -> str:
+    if not content:
+        return "is empty"
+    if is_lfs_pointer(content):
+        return "is a Git LFS pointer, not the file itself: fetch it by `git lfs pull`"
+    return "is not an image that OpenCV can read"
 
 
 def file_kind(content: memoryview) -> FileKind | None:

@@ -7,9 +7,11 @@ With ``report:=DIR`` what the node published is judged when the recording is ove
 options go into ``score:="--truth labels --require miou>=0.6"``.
 """
 
+import json
 import os
 import runpy
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from launch.actions import (
     DeclareLaunchArgument,
     ExecuteLocal,
     ExecuteProcess,
-    IncludeLaunchDescription,
+    LogInfo,
     OpaqueFunction,
     RegisterEventHandler,
     SetEnvironmentVariable,
@@ -28,7 +30,6 @@ from launch.actions import (
     TimerAction,
 )
 from launch.event_handlers import OnProcessExit
-from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -70,10 +71,13 @@ ARGUMENTS = (
 # What a report needs of each camera.
 JUDGED = ("label", "label_map", "debug/processing_time_ms")
 
+SURROUND = runpy.run_path(str(Path(__file__).absolute().with_name("surround.launch.py")))
+VIEW = SURROUND["VIEW"]
+truth = SURROUND["truth"]
+
 
 def generate_launch_description() -> LaunchDescription:
-    """The arguments, the node, then the player and the recorder, and the end."""
-    surround = Path(__file__).absolute().with_name("surround.launch.py")
+    """The arguments, the DDS profile that the player's images need too, and all that is started."""
     return LaunchDescription(
         [
             *(
@@ -85,20 +89,26 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="true",
                 description="true: the node's clock is /clock, the time of the recording",
             ),
-            # Before anything is started.
-            OpaqueFunction(function=check_arguments),
-            OpaqueFunction(function=end_of_the_replay),
+            *SURROUND["arguments"](),
+            *SURROUND["large_image_profile"](),
             # One runtime labels all frames: the node waits for it to be prepared.
             SetEnvironmentVariable(PREPARE, os.environ.get(PREPARE, "wait")),
-            # Sets the DDS profile too, which the player needs for its images.
-            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(surround))),
-            OpaqueFunction(function=player_and_recorder),
+            OpaqueFunction(function=start),
         ]
     )
 
 
+def start(context: LaunchContext) -> list[Any]:
+    """The end, the node, the recorder and the player, all made before the first is started."""
+    VIEW["refuse_unknown"](context, __file__, (*SURROUND["NAMES"], *(name for name, _, _ in ARGUMENTS)))
+    check_arguments(context)
+    told = take_topic_of_bag(context)
+    played = player_and_recorder(context)
+    return [*told, *end_of_the_replay(context), *SURROUND["start"](context), *played]
+
+
 def check_arguments(context: LaunchContext) -> None:
-    """ValueError if it is not clear what to play, or by what."""
+    """ValueError if it is not clear what to play, or by what, or where it is to be recorded."""
 
     def given(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
@@ -107,16 +117,97 @@ def check_arguments(context: LaunchContext) -> None:
     player = given("player")
     if player not in PLAYERS:
         raise ValueError(f"player must be {' or '.join(PLAYERS)}, not '{player}'")
-
+    for name, least in (("rate", "above 0"), ("start", "0 or more"), ("duration", "above 0"), ("delay", "0 or more")):
+        if given(name) and not is_number(given(name), least):
+            raise ValueError(f"{name} must be a number, {least}, not '{given(name)}'")
+    loops = truth("loop", given("loop"))
+    shlex.split(given("score"))
+    if given("output") and not given("report"):
+        refuse_existing("output", Path(given("output")))
     if not given("report"):
         return
     if given("output"):
         raise ValueError("report:=... records into its own folder: leave output:=... out")
-    if truth("loop", given("loop")):
+    if loops:
         raise ValueError("a report is of one round: leave loop:=true out")
     recorded = Path(given("report")) / "recorded"
     if recorded.exists() or recorded.with_name("recorded.partial").exists():
         raise ValueError(f"report: {given('report')} holds the recording of an earlier run; name another folder")
+
+
+def is_number(text: str, least: str) -> bool:
+    """Whether a text is a finite number that is 0 or more, or above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    return 0 <= value < float("inf") and (value > 0 or least != "above 0")
+
+
+def refuse_existing(name: str, folder: Path) -> None:
+    """ValueError for a bag that is there already, or what a killed recording left of it."""
+    for path in (folder, folder.with_name(f"{folder.name}.partial")):
+        if path.exists():
+            raise ValueError(f"{name}: {path} exists already; choose another name or remove it")
+
+
+def take_topic_of_bag(context: LaunchContext) -> list[LogInfo]:
+    """Let the node listen to what a bag has, where its topic is not named, and say so.
+
+    ValueError if the recording cannot be played, or has no images on the topics that are named.
+    """
+    given = {name: LaunchConfiguration(name).perform(context) for name in (*SURROUND["NAMES"], "start", "duration")}
+    bag = what_to_play(*(LaunchConfiguration(name).perform(context) for name in ("bag", "source")))
+    transports = played_cameras(bag, given["start"], given["duration"])
+    if transports is None:  # the player publishes a video under the node's name of it
+        return []
+    played = {VIEW["absolute"](topic, given["namespace"]): kind for topic, kind in transports.items()}
+    wanted = VIEW["image_topics"](given)
+    missing = [topic for topic in wanted.values() if topic not in played]
+    if not missing:
+        return []
+    parameters = VIEW["parameters_of"](given["params_file"])
+    is_named = given["image_topic"] or any(parameters.get(f"{camera}.image_topic") for camera in wanted)
+    transport = given["transport"] or next(filter(None, (parameters.get(f"{c}.transport") for c in wanted)), "")
+    if not transport and all(f"{topic}/compressed" in played for topic in missing) and len(missing) == len(wanted):
+        context.launch_configurations["transport"] = "compressed"
+        return [LogInfo(msg=f"{bag} has {', '.join(missing)} compressed: transport:=compressed")]
+    choices = [
+        topic
+        for topic, kind in played.items()
+        if kind == (transport or kind) and (kind == "raw" or topic.endswith("/compressed"))
+    ]
+    if is_named or len(wanted) > 1 or not choices:
+        raise ValueError(f"{bag} has no images on {', '.join(missing)}; it has {', '.join(played)} (see image_topic:=)")
+    chosen = choices[0]
+    context.launch_configurations["image_topic"] = chosen.removesuffix("/compressed")
+    context.launch_configurations["transport"] = played[chosen]
+    left = ", ".join(topic for topic in played if topic != chosen)
+    others = f", leaving out {left} (image_topic:=... names another)" if left else ""
+    return [LogInfo(msg=f"{bag} has no {missing[0]}: taking {chosen}{others}")]
+
+
+def played_cameras(bag: str, start: str, duration: str) -> dict[str, str] | None:
+    """Image topics of a bag and their transports; None for other sources. ValueError if it cannot be played."""
+    if bag.startswith("synth:"):
+        return None
+    part = ["--start", start, *(["--duration", duration] if duration else [])]
+    asked = subprocess.run(
+        [python(), "-P", "-m", "drive_seg.replay.playable", bag, *part], capture_output=True, text=True, check=False
+    )
+    if asked.returncode:
+        lines = asked.stderr.strip().splitlines() or [f"it ended with status {asked.returncode}"]
+        raise ValueError(f"{bag} cannot be played: {lines[-1]}")
+    return json.loads(asked.stdout)
+
+
+def python() -> str:
+    """The Python that this package is installed in, which need not be that of ``ros2 launch``."""
+    try:
+        found = Path(get_package_prefix("drive_seg")) / "bin" / "python3"
+    except (PackageNotFoundError, OSError):  # OSError: AMENT_PREFIX_PATH is not set
+        return "python3"
+    return str(found) if found.is_file() else "python3"
 
 
 def end_of_the_replay(context: LaunchContext) -> list[RegisterEventHandler]:
@@ -145,14 +236,10 @@ def next_step(end: list[TimerAction]) -> Callable[[Any, LaunchContext], list | N
 def scoring(context: LaunchContext) -> ExecuteProcess:
     """The process that makes the report."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    try:
-        python = Path(get_package_prefix("drive_seg")) / "bin" / "python3"
-    except PackageNotFoundError:
-        python = Path("python3")
     part = ["--duration", given["duration"]] if given["duration"] else []
     return ExecuteProcess(
         cmd=[
-            *(str(python) if python.is_file() else "python3", "-P", "-m", "drive_seg.cli", "replay"),
+            *(python(), "-P", "-m", "drive_seg.cli", "replay"),
             *(what_to_play(given["bag"], given["source"]), "--recorded", str(Path(given["report"]) / "recorded")),
             *("-o", given["report"], "--rate", given["rate"], "--start", given["start"], *part),
             *shlex.split(given["score"]),
@@ -176,9 +263,8 @@ def player_and_recorder(context: LaunchContext) -> list[ExecuteProcess]:
     bag = what_to_play(given("bag"), given("source"))
     log_level = ["--log-level", given("log_level")]
     # Named by the argument or by the parameters file; what is no bag is played as the first one's images.
-    view = runpy.run_path(str(Path(__file__).absolute().with_name("view.launch.py")))
     names = ("cameras", "image_topic", "transport", "params_file", "namespace")
-    images = view["image_topics"]({name: given(name) for name in names})
+    images = VIEW["image_topics"]({name: given(name) for name in names})
     camera, image = next(iter(images.items()))
     actions = []
     topics = [topic.strip() for topic in given("record").split(",") if topic.strip()]
@@ -210,7 +296,7 @@ def player_and_recorder(context: LaunchContext) -> list[ExecuteProcess]:
                 executable="player",
                 namespace=given("namespace"),
                 arguments=[
-                    *(bag, "--camera", camera, "--wait-for", f"{image}=2" if given("report") else "1"),
+                    *(bag, "--camera", camera, "--wait-for", f"{image}={2 if given('report') else 1}"),
                     *("--rate", given("rate"), "--start", given("start")),
                     *(*duration, *loop, *clock, *transport),
                 ],
@@ -241,10 +327,3 @@ def what_to_play(bag: str, source: str) -> str:
     if bag and source and bag != source:
         raise ValueError(f"bag and source are one argument under two names, but say '{bag}' and '{source}'")
     return bag or source
-
-
-def truth(name: str, text: str) -> bool:
-    """The value of a yes-or-no argument; ValueError if it is neither."""
-    if text.lower() not in ("true", "false"):
-        raise ValueError(f"{name} must be true or false, not '{text}'")
-    return text.lower() == "true"

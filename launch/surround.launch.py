@@ -1,11 +1,12 @@
 """N cameras, one node: ``ros2 launch drive_seg surround.launch.py cameras:=front,left,right``."""
 
 import os
+import runpy
 from pathlib import Path
+from typing import Any
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction, SetEnvironmentVariable
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -13,6 +14,11 @@ from launch_ros.parameter_descriptions import ParameterValue
 CONFIG = Path(__file__).absolute().parents[1] / "config"
 # Jazzy reads the first name, Kilted the second.
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
+TRANSPORTS = ("raw", "compressed")
+# Launch files are no package: what they share is in this one.
+VIEW = runpy.run_path(str(Path(__file__).absolute().with_name("view.launch.py")))
+truth = VIEW["truth"]
 
 ARGUMENTS = (
     (
@@ -56,23 +62,28 @@ VIEW_ARGUMENTS = (
         "false",
         "true: foxglove_bridge, and a layout file for these cameras whose path is printed",
     ),
+    *(argument for argument in VIEW["ARGUMENTS"] if argument[0] in ("fixed_frame", "foxglove_port")),
 )
+NAMES = tuple(name for name, _, _ in (*ARGUMENTS, *VIEW_ARGUMENTS))
 
 
 def generate_launch_description() -> LaunchDescription:
     """The arguments, the DDS profile for large images, the node, and what shows its masks."""
-    view = Path(__file__).absolute().with_name("view.launch.py")
-    return LaunchDescription(
-        [
-            *(
-                DeclareLaunchArgument(name, default_value=default, description=text)
-                for name, default, text in (*ARGUMENTS, *VIEW_ARGUMENTS)
-            ),
-            *large_image_profile(),
-            OpaqueFunction(function=segmentation_node),
-            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(view))),
-        ]
-    )
+    return LaunchDescription([*arguments(), *large_image_profile(), OpaqueFunction(function=start)])
+
+
+def arguments() -> list[DeclareLaunchArgument]:
+    """The arguments that every launch file with a node takes."""
+    return [
+        DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, default, text in (*ARGUMENTS, *VIEW_ARGUMENTS)
+    ]
+
+
+def start(context: LaunchContext) -> list[Any]:
+    """The node and the viewers, all made before the first is started: one that cannot be starts none."""
+    VIEW["refuse_unknown"](context, __file__, NAMES)
+    return [*segmentation_node(context), *VIEW["viewers"](context)]
 
 
 def large_image_profile() -> list[SetEnvironmentVariable]:
@@ -89,6 +100,9 @@ def segmentation_node(context: LaunchContext) -> list[Node]:
     if not Path(given["params_file"]).is_file():
         # launch_ros itself would go on without it.
         raise FileNotFoundError(f"params_file: there is no file '{given['params_file']}'")
+    for name, allowed in (("log_level", LOG_LEVELS), ("transport", ("", *TRANSPORTS))):
+        if given[name].lower() not in allowed:
+            raise ValueError(f"{name} must be {', '.join(filter(None, allowed))}, not '{given[name]}'")
     return [
         Node(
             package="drive_seg",
@@ -121,10 +135,3 @@ def node_parameters(given: dict[str, str]) -> dict[str, object]:
     if given["use_sim_time"]:
         parameters["use_sim_time"] = truth("use_sim_time", given["use_sim_time"])
     return parameters
-
-
-def truth(name: str, text: str) -> bool:
-    """The value of a yes-or-no argument; ValueError if it is neither."""
-    if text.lower() not in ("true", "false"):
-        raise ValueError(f"{name} must be true or false, not '{text}'")
-    return text.lower() == "true"

@@ -7,6 +7,9 @@ on a machine beside the vehicle.
 """
 
 import json
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 CONFIG = Path(__file__).absolute().parents[1] / "config"
+VIEWERS = {"rviz": "rviz2", "foxglove": "foxglove_bridge"}
 
 ARGUMENTS = (
     (
@@ -63,9 +67,30 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(name, default_value=default, description=text)
                 for name, default, text in ARGUMENTS
             ),
-            OpaqueFunction(function=viewers),
+            OpaqueFunction(function=start),
         ]
     )
+
+
+def start(context: LaunchContext) -> list[Node | LogInfo]:
+    """The viewers of a launch of their own."""
+    refuse_unknown(context, __file__, (name for name, _, _ in ARGUMENTS))
+    return viewers(context)
+
+
+def refuse_unknown(context: LaunchContext, file: str, known: Iterable[str]) -> None:
+    """ValueError for an argument that nobody would read, where ``file`` is what ``ros2 launch`` was called with.
+
+    A launch file that includes this one may have arguments of its own.
+    """
+    if Path(file).name not in (Path(word).name for word in sys.argv):
+        return
+    names = sorted(known)
+    for name, sign, _ in (word.partition(":=") for word in context.argv):
+        if sign and name not in names:
+            close = get_close_matches(name, names, 1)
+            meant = f"; is {close[0]}:= meant?" if close else ""
+            raise ValueError(f"{Path(file).name} has no argument {name}:={meant} (--show-args lists them)")
 
 
 def viewers(context: LaunchContext) -> list[Node | LogInfo]:
@@ -79,8 +104,11 @@ def viewers(context: LaunchContext) -> list[Node | LogInfo]:
     topics = image_topics(given)
     frame = given["fixed_frame"] or parameters_of(given["params_file"]).get("vehicle_frame") or "base_link"
     actions: list[Node | LogInfo] = []
+    for name, package in VIEWERS.items():
+        if name in wanted:
+            require(package, f"{name}:=true")
+    number = port(given["foxglove_port"])
     if "rviz" in wanted:
-        require("rviz2", "rviz:=true")
         path = Path(launch_config.log_dir) / "drive_seg.rviz"
         path.write_text(yaml.safe_dump(rviz_config(topics, given["namespace"], frame), width=10**6))
         # Its window need not be open for the launch to go on.
@@ -94,17 +122,16 @@ def viewers(context: LaunchContext) -> list[Node | LogInfo]:
             )
         )
     if "foxglove" in wanted:
-        require("foxglove_bridge", "foxglove:=true")
         path = Path(launch_config.log_dir) / "drive_seg_foxglove.json"
         path.write_text(json.dumps(foxglove_layout(topics, given["namespace"], frame), indent=2))
         actions += [
             Node(
                 package="foxglove_bridge",
                 executable="foxglove_bridge",
-                parameters=[{"port": port(given["foxglove_port"]), **clock}],
+                parameters=[{"port": number, **clock}],
                 output="screen",
             ),
-            LogInfo(msg=f"Foxglove: connect to ws://localhost:{given['foxglove_port']} and import the layout {path}"),
+            LogInfo(msg=f"Foxglove: connect to ws://localhost:{number} and import the layout {path}"),
         ]
     return actions
 

@@ -6,8 +6,10 @@ and records what would be started. Parameters then go into a real node and comma
 """
 
 import importlib.util
+import json
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -42,6 +44,14 @@ class Run:
     processes: list[SimpleNamespace] = field(default_factory=list)
     handlers: list[Any] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+
+    @property
+    def launch_configurations(self) -> dict[str, str]:
+        return self.values
+
+    @property
+    def argv(self) -> list[str]:
+        return [f"{name}:={value}" for name, value in self.values.items()]
 
     def value(self, given: Any) -> str:
         return given.perform(self) if hasattr(given, "perform") else given
@@ -166,8 +176,22 @@ def log_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def launch(checkout: Path, monkeypatch: pytest.MonkeyPatch, log_folder: Path) -> Callable[..., Run]:
+def bag_topics() -> dict[str, dict[str, str] | None]:
+    """Which cameras a recording has: name -> topics and their transports; what is not here is no bag."""
+    return {}
+
+
+@pytest.fixture
+def launch(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, log_folder: Path, bag_topics: dict[str, dict[str, str] | None]
+) -> Callable[..., Run]:
     """Runs the launch file of a name with arguments, in the stand-in."""
+
+    def asked(command: list[str], **_: Any) -> SimpleNamespace:
+        assert command[1:4] == ["-P", "-m", "drive_seg.replay.playable"]
+        return SimpleNamespace(returncode=0, stdout=json.dumps(bag_topics.get(command[4])), stderr="")
+
+    monkeypatch.setattr(subprocess, "run", asked)
     for name in PROFILE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, contents in STAND_IN.items():
@@ -337,7 +361,8 @@ def test_replay_plays_records_and_ends(launch: Callable[..., Run]) -> None:
     assert run.process("segmentation_node").parameters[1] == {"cameras": ["front", "left"], "use_sim_time": True}
     played = player.arguments().parse_args(run.process("player").arguments)
     assert (played.source, played.rate, played.start, played.duration) == ("drive.mcap", 0.5, 2.0, 7.5)
-    assert (played.loop, played.clock, played.camera, played.wait_for) == (True, True, "front", ["1"])
+    assert (played.loop, played.clock, played.camera) == (True, True, "front")
+    assert played.wait_for == ["/front/image_raw=1"]
     recorded = recorder.arguments().parse_args(run.process("recorder").arguments)
     assert recorded.topics == ["/tf", "*/segmentation/label"]
     assert recorded.output == Path("masks")
@@ -486,6 +511,109 @@ def test_a_viewer_that_is_not_installed_is_named(
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=f"{name}:=true needs the package {VIEWERS[name]}.*apt install"):
         launch("camera", **{name: "true"})
+
+
+@pytest.mark.parametrize("name", WITH_A_NODE)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rviz": "perhaps"},
+        {"foxglove_port": "http", "foxglove": "true"},
+        {"log_level": "loud"},
+        {"transport": "pigeon"},
+        {"params_file": "/none.yaml"},
+        {"use_sim_time": "perhaps"},
+    ],
+    ids=str,
+)
+def test_what_is_refused_is_refused_before_a_process_is_started(
+    launch: Callable[..., Run], viewers: None, monkeypatch: pytest.MonkeyPatch, name: str, wrong: dict[str, str]
+) -> None:
+    monkeypatch.setattr(Node, "execute", lambda *_: pytest.fail("a process was started"))
+    with pytest.raises((ValueError, FileNotFoundError), match=next(iter(wrong))):
+        launch(name, bag="synth:", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"loop": "maybe"}, "loop must be true or false, not 'maybe'"),
+        ({"rate": "0"}, "rate must be a number, above 0, not '0'"),
+        ({"start": "-1"}, "start must be a number, 0 or more, not '-1'"),
+        ({"duration": "long"}, "duration must be a number, above 0, not 'long'"),
+        ({"delay": "nan"}, "delay must be a number, 0 or more, not 'nan'"),
+        ({"score": "--require 'miou"}, "No closing quotation"),
+        ({"output": "THERE"}, "output: .*there exists already; choose another name or remove it"),
+        ({"output": "KILLED"}, "output: .*killed.partial exists already"),
+        ({"bag": "none.mcap"}, "none.mcap cannot be played: none.mcap does not exist."),
+    ],
+    ids=str,
+)
+def test_replay_checks_everything_before_a_process_is_started(
+    launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: dict[str, str], sentence: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "killed.partial").mkdir()
+    missing = SimpleNamespace(returncode=1, stdout="", stderr="a warning\nnone.mcap does not exist.\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: missing)
+    monkeypatch.setattr(Node, "execute", lambda *_: pytest.fail("a process was started"))
+    wrong = {key: str(tmp_path / text.lower()) if text.isupper() else text for key, text in wrong.items()}
+    with pytest.raises(ValueError, match=sentence):
+        launch("replay", **{"bag": "synth:", **wrong})
+
+
+def test_replay_listens_to_what_the_bag_has(launch: Callable[..., Run], bag_topics: dict) -> None:
+    bag_topics["drive"] = {"/rear/image/compressed": "compressed", "/roof/image": "raw"}
+    run = launch("replay", bag="drive", record="/tf", output="out")
+    given = run.process("segmentation_node").parameters[1]
+    assert given["camera.image_topic"] == "/rear/image" and given["camera.transport"] == "compressed"
+    command = run.process("player").arguments
+    assert command[command.index("--wait-for") + 1] == "/rear/image/compressed=1"
+    assert run.messages == [
+        "drive has no /camera/image_raw: taking /rear/image/compressed, leaving out /roof/image "
+        "(image_topic:=... names another)"
+    ]
+    named = launch("replay", bag="drive", image_topic="/roof/image")
+    assert named.process("segmentation_node").parameters[1]["camera.image_topic"] == "/roof/image"
+    assert named.messages == []
+    for more in ({"image_topic": "/front/image"}, {"cameras": "front,rear"}):
+        with pytest.raises(
+            ValueError, match="drive has no images on /front/image.*; it has /rear/image/compressed, /ro"
+        ):
+            launch("replay", bag="drive", **more)
+
+
+def test_replay_finds_out_that_the_images_are_compressed(launch: Callable[..., Run], bag_topics: dict) -> None:
+    bag_topics["drive"] = {f"/{name}/image_raw/compressed": "compressed" for name in ("front", "left")}
+    run = launch("replay", bag="drive", cameras="front,left")
+    given = run.process("segmentation_node").parameters[1]
+    assert (given["front.transport"], given["left.transport"]) == ("compressed", "compressed")
+    assert run.messages == ["drive has /front/image_raw, /left/image_raw compressed: transport:=compressed"]
+    with pytest.raises(ValueError, match="drive has no images on /front/image_raw, /left/image_raw; it has"):
+        launch("replay", bag="drive", cameras="front,left", transport="raw")
+    with pytest.raises(ValueError, match="drive has no images on /camera/image_raw; it has"):
+        launch("replay", bag="drive", transport="raw")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_misspelt_arguments_are_refused_where_the_file_is_launched_itself(
+    launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    given = {"bag": "synth:", "rviz": "false"} if name == "replay" else {"rviz": "false"}
+    launch(name, modle="x", **given)  # included by a file that has this argument
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "drive_seg", f"{name}.launch.py"])
+    wrong, meant = ("camras", "cameras") if name in ("view", "surround") else ("modle", "model")
+    with pytest.raises(ValueError, match=rf"{name}.launch.py has no argument {wrong}:=; is {meant}:= meant\? \(--show"):
+        launch(name, **{wrong: "x"}, **given)
+    launch(name, **given)
+
+
+def test_camera_launch_is_for_one_camera(launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="is for one camera; surround.launch.py cameras:=front,left is for several"):
+        launch("camera", camera="front,left")
+    monkeypatch.setattr(sys, "argv", ["ros2", "launch", "drive_seg", "camera.launch.py"])
+    with pytest.raises(ValueError, match=r"camera.launch.py has no argument cameras:=; is camera:= meant\?"):
+        launch("camera", cameras="front,left")
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http"])

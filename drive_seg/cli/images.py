@@ -14,6 +14,11 @@ def segment(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder, a video, a bag or synth:...")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder, or a .mp4 file.")],
     model: Annotated[str, typer.Option(help=MODEL)] = "dsnet_synth19",
+    topic: Annotated[
+        str | None,
+        typer.Option(help="Image topic of a bag, or a pattern; if left out the first camera, as replay takes them."),
+    ] = None,
+    labels_only: Annotated[bool, typer.Option("--labels-only", help="Write label PNGs alone.")] = False,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Strength of the mask in overlays.")] = 0.5,
     input_size: InputSize = None,
     device: Device = "auto",
@@ -25,8 +30,9 @@ def segment(
     from drive_seg.segmenter import Segmenter
 
     segmenter = Segmenter.load(model, device, precision, size_of(input_size), runtime, tell=tell)
-    count, where = segment_source(segmenter, source, output, alpha)
-    typer.echo(f"{count} images labelled, see {where}")
+    options = {"topic": topic, "labels_only": labels_only, "tell": tell}
+    count, where = segment_source(segmenter, source, output, alpha, **options)
+    typer.echo(f"{count} image{'' if count == 1 else 's'} labelled, see {where}")
 
 
 def synth(
@@ -52,4 +58,4 @@ def synth(
         for folder, picture in (("images", frame.image), ("labels", frame.label)):
             if not cv2.imwrite(str(output / folder / f"{i:06d}.png"), picture):
                 raise OSError(f"{output / folder} cannot be written to")
-    typer.echo(f"{frames} frames in {output}")
+    typer.echo(f"{frames} frame{'' if frames == 1 else 's'} in {output}")

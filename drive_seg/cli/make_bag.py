@@ -48,6 +48,7 @@ def make_bag(
     from drive_seg.replay.frame_times import FrameTime, frame_times
     from drive_seg.replay.make_bag import LabelledFrame
     from drive_seg.replay.make_bag import make_bag as write
+    from drive_seg.replay.sources.topics import so_many
     from drive_seg.training.datasets import open_dataset
 
     arguments: dict[str, Any] = {"root": root, "split": split}
@@ -87,7 +88,7 @@ def make_bag(
     )
     if str(figures) != "-":
         of_shots = f" in {shots} shots" if shots > 1 else ""
-        typer.echo(f"{len(times)} frames of {seconds:.3f} s{of_shots} in {output} (times: {source})")
+        typer.echo(f"{so_many(len(times), 'frame')} of {seconds:.3f} s{of_shots} in {output} (times: {source})")
 
 
 def _calibrations(dataset: str, file: Path | None) -> Callable[[str, Any], Any]:

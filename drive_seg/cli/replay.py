@@ -185,22 +185,27 @@ def _check_together(
 
 
 def _tell_result(report: dict[str, Any], rows: list[Any], page: Path, missed: list[str]) -> None:
+    from drive_seg.replay.sources.topics import so_many
+
     frames = report["frames"]
     for bag in report["bags"]:
         if bag["reason"] and bag["status"] == "ok":
             tell(f"{bag['name']}: {bag['reason']}.")
     odd = [row for row in rows if row["reason"]]
     if odd:
-        tell(
-            f"{len(odd)} frames have a remark in frames.csv, the first is frame {odd[0]['index']}: {odd[0]['reason']}."
-        )
+        first = f"the first is frame {odd[0]['index']}: {odd[0]['reason']}"
+        tell(f"{so_many(len(odd), 'frame')} with a remark in frames.csv, {first}.")
     score = f"mIoU {100 * report['miou']:.1f} % on {frames['scored']} of them, " if report["miou"] is not None else ""
-    typer.echo(f"{frames['received']} frames, {frames['published']} with a mask, {score}see {page}", err=True)
+    received = so_many(frames["received"], "frame")
+    typer.echo(f"{received}, {frames['published']} with a mask, {score}see {page}", err=True)
     for sentence in missed:
         screen.print(f"drive-seg: {sentence}", style="red", markup=False, highlight=False)
     broken = [bag["name"] for bag in report["bags"] if bag["status"] != "ok"]
     if broken:
-        sentence = f"{len(broken)} of {len(report['bags'])} recordings could not be judged: {', '.join(broken)}"
+        whole = so_many(len(report["bags"]), "recording")
+        sentence = f"{len(broken)} of {whole} could not be judged: {', '.join(broken)}"
         screen.print(f"drive-seg: {sentence}", style="red", markup=False, highlight=False)
-    if missed or broken:
+    if bare := not frames["published"] and len(broken) < len(report["bags"]):
+        screen.print("drive-seg: no frame got a mask", style="red", markup=False, highlight=False)
+    if missed or broken or bare:
         raise typer.Exit(1)

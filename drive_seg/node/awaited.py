@@ -53,7 +53,11 @@ def _describe_offer(publisher: TopicEndpointInfo, subscription: Subscription, wa
         asks_reliable = subscription.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         mend = "set input_reliability to best_effort" if best_effort and asks_reliable else reason.strip()
         return f"{offer}, whose QoS does not match: {mend}"
-    return f"{offer}, whose type and QoS match"
+    # Best-effort images that do not fit the publisher's DDS transport are lost there, without a trace here.
+    return (
+        f"{offer}, whose type and QoS match: if it sends images, they may be too large for its DDS profile "
+        "(start it with config/fastdds_large_images.xml, see the README)"
+    )
 
 
 def _other_images(node: Node, topic: str) -> str:

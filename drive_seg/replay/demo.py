@@ -30,6 +30,7 @@ from drive_seg.replay.demo_watch import Watch
 from drive_seg.replay.pictures import RecordedTopics
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, SourceError, Topic, open_source
+from drive_seg.replay.sources.topics import cameras_of, image_topic_of, no_cameras, ros2_name
 from drive_seg.replay.video import VideoError
 from drive_seg.runtimes.preparation import prepare_and_wait
 
@@ -68,9 +69,9 @@ def make_plan(options: argparse.Namespace) -> Plan:
     model = find_model(options.model).resolve()
     spec = options.input or SYNTHETIC.format(frames=options.frames or SYNTHETIC_FRAMES)
     source = open_source(spec, camera=CAMERA, frames=options.frames)
-    cameras = [topic for topic in source.topics if topic.is_camera]
+    cameras = cameras_of(source.topics)
     if not cameras:
-        raise SourceError(f"{spec} has no camera images.")
+        raise no_cameras(spec, source.topics)
     has_truth = any(topic.name == f"{CAMERA}/label_truth" for topic in source.topics)
     return Plan(spec, cameras[0], has_truth, source.seconds, options.frames, model, options.output)
 
@@ -88,6 +89,8 @@ def run(plan: Plan, console: Console) -> None:
         prepare_and_wait(plan.model, "auto", "auto", console.print)
     with Children(environment, plan.output / "logs") as children, _ros() as watch:
         figures = _play(plan, children, watch, console)
+    for warning in warnings_of(plan.output / "logs" / "player.log"):
+        console.print(f"player: {warning}", style="yellow", markup=False, highlight=False)
     bag = _single_file(plan.output)
     label_map = LabelMap.from_dict(json.loads(watch.label_map))
     _report(plan, bag, figures, label_map, console)
@@ -144,17 +147,21 @@ def _report(plan: Plan, bag: Path, figures: dict[str, str], label_map: LabelMap,
     )
 
 
+def warnings_of(log: Path) -> list[str]:
+    """What a process warned of, by its log: stamps that repeat, names that were changed, time that was not kept."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.partition("]: ")[2] for line in lines if line.startswith("[WARN] ")]
+
+
 def node_arguments(plan: Plan) -> list[str]:
     """The node's parameters, so that it listens to the topic that is played."""
-    compressed = plan.image.type == COMPRESSED
-    topic = _absolute(plan.image.name)
     parameters = {
         "model": str(plan.model),
         "cameras": f"[{CAMERA}]",
         "autostart": "true",
         "prepare": "never",  # it is prepared already: a second runtime would be in the figures
-        f"{CAMERA}.image_topic": topic.removesuffix("/compressed") if compressed else topic,
-        f"{CAMERA}.transport": "compressed" if compressed else "raw",
+        f"{CAMERA}.image_topic": image_topic_of(plan.image),
+        f"{CAMERA}.transport": "compressed" if plan.image.type == COMPRESSED else "raw",
     }
     return [
         "--ros-args",
@@ -190,7 +197,8 @@ def _player_arguments(plan: Plan) -> list[str]:
 
 
 def _absolute(topic: str) -> str:
-    return topic if topic.startswith("/") else f"/{topic}"
+    """The absolute name under which the player publishes a topic of the recording."""
+    return f"/{ros2_name(topic).lstrip('/')}"
 
 
 def _environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ from std_msgs.msg import String
 
 from drive_seg.replay.message_types import message_class
 from drive_seg.replay.sources import Topic
+from drive_seg.replay.sources.topics import ros2_name
 
 ENDS = ("published", "dropped", "expired", "rejected", "failed", "withheld")
 
@@ -48,7 +49,11 @@ class Watch:
     def fire(self, image: Topic) -> None:
         """Subscribe to the image, which is what the player waits for."""
         self._shot = self._node.create_subscription(
-            message_class(image.type), image.name, self._on_first_image, qos_profile_sensor_data, raw=True
+            message_class(image.type),
+            ros2_name(image.name),
+            self._on_first_image,
+            qos_profile_sensor_data,
+            raw=True,
         )
 
     def is_settled(self, after_ns: int) -> bool:

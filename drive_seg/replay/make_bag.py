@@ -16,7 +16,7 @@ from rosbags.typesys import Stores, get_typestore
 from drive_seg.labels import LabelMap
 from drive_seg.replay.bag_writer import BagWriter, reliable
 from drive_seg.replay.message_types import definition
-from drive_seg.replay.sources.record import CAMERA_INFO, COMPRESSED, IMAGE
+from drive_seg.replay.sources.topics import CAMERA_INFO, COMPRESSED, IMAGE
 
 STRING = "std_msgs/msg/String"
 JPEG_QUALITY = 95

@@ -42,10 +42,28 @@ def definition(type_name: str, type_hash: str = "") -> tuple[str, str] | None:
     for store in (_installed_types(type_name), get_typestore(Stores.ROS2_JAZZY)):
         if store is None or type_name not in store.fielddefs:
             continue
-        found = store.hash_rihs01(type_name)
+        found = rihs01(store, type_name)
         if found == type_hash or not type_hash.startswith("RIHS01_"):
             return store.generate_msgdef(type_name, ros_version=2)[0], found
     return None
+
+
+def rihs01(store: Typestore, type_name: str) -> str:
+    """The hash of a type that a .msg file defines, as ROS 2 makes it: there char is IDL's uint8, not its char."""
+    as_idl = get_typestore(Stores.EMPTY)
+    as_idl.fielddefs.update(
+        {
+            name: (constants, [(field, _without_char(kind)) for field, kind in fields])
+            for name, (constants, fields) in store.fielddefs.items()
+        }
+    )
+    return as_idl.hash_rihs01(type_name)
+
+
+def _without_char(kind: Any) -> Any:
+    if isinstance(kind, tuple):
+        return "uint8" if kind == "char" else tuple(_without_char(part) for part in kind)
+    return "uint8" if kind == "char" else kind
 
 
 @cache

@@ -75,12 +75,13 @@ class Stamps:
     """The stamp that each record is published with.
 
     ``now`` (a function that gives ns) is asked once for each original stamp, so that an image, its camera_info
-    and its truth still carry the same stamp. Without it stamps stay original, moved by the round's shift.
+    and its truth still carry the same stamp; again where a topic repeats a stamp. Without it stamps stay original,
+    moved by the round's shift.
     """
 
     def __init__(self, now: Callable[[], int] | None = None) -> None:
         self._now = now
-        self._given: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._given: OrderedDict[tuple[int, int], tuple[int, set[str]]] = OrderedDict()
 
     def of(self, due: Due) -> int:
         """Stamp in ns for this record."""
@@ -88,11 +89,14 @@ class Stamps:
         if self._now is None:
             return original + due.shift_ns
         key = (due.round, original)
-        if key not in self._given:
-            self._given[key] = self._now()
+        topic = due.record.topic
+        if key not in self._given or topic in self._given[key][1]:
+            self._given[key] = self._now(), set()
             if len(self._given) > REMEMBERED_STAMPS:
                 self._given.popitem(last=False)
-        return self._given[key]
+        stamp, topics = self._given[key]
+        topics.add(topic)
+        return stamp
 
 
 class Ahead:

@@ -81,7 +81,13 @@ def arguments() -> argparse.ArgumentParser:
     )
     add("--wait-timeout", type=_positive, default=math.inf, metavar="S", help="wait S seconds at most")
     add("--preload", action="store_true", help="read everything into memory before beginning")
-    add("--remap", nargs="+", default=[], metavar="OLD:=NEW", help="rename topics")
+    add(
+        "--remap",
+        nargs="+",
+        default=[],
+        metavar="OLD:=NEW",
+        help="rename topics; OLD is a name in the recording, also one that ROS 2 does not allow",
+    )
     return parser
 
 
@@ -94,12 +100,12 @@ def main(args: Sequence[str] | None = None) -> int:
         parser.error("--clock gives out the recording's time, which --stamps now does not fit; leave one out")
     if wrong := [rule for rule in options.remap if ":=" not in rule]:
         parser.error(f"--remap takes OLD:=NEW, not '{wrong[0]}'")
-    ros_args += ["--ros-args", *(part for rule in options.remap for part in ("-r", rule))]
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
         source = _open(options)
+        ros_args += ["--ros-args", *_ros_remaps(options, source)]
         rclpy.init(args=ros_args, signal_handler_options=SignalHandlerOptions.NO)
     except (
         SourceError,
@@ -126,6 +132,15 @@ def _open(options: argparse.Namespace) -> Source:
     )
 
 
+def _ros_remaps(options: argparse.Namespace, source: Source) -> list[str]:
+    """The rules that name no topic of the source, as /clock:=/time, for ROS; the others are kept in the options."""
+    names = {topic.name.strip("/") for topic in source.topics}
+    ours = [rule for rule in options.remap if rule.partition(":=")[0].strip("/") in names]
+    theirs = [rule for rule in options.remap if rule not in ours]
+    options.remap = ours
+    return [part for rule in theirs for part in ("-r", rule)]
+
+
 def _run(source: Source, options: argparse.Namespace, stop: threading.Event) -> int:
     node = Node("player")
     executor = SingleThreadedExecutor()
@@ -136,8 +151,10 @@ def _run(source: Source, options: argparse.Namespace, stop: threading.Event) -> 
     try:
         player = Player(node, source, options, stop)
         player.play()
-        (log.warning if player.late or player.refused else log.info)(player.summary())
-        return 0
+        odd = player.late or player.refused or source.skipped or source.repeated or source.backward
+        failed = not (player.sent or stop.is_set())
+        (log.error if failed else log.warning if odd else log.info)(player.summary())
+        return int(failed)
     except (SourceError, PlayerError) as error:
         log.error(str(error))
         return 1

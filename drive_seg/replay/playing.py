@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rich.console import Console
@@ -21,6 +23,7 @@ from drive_seg.replay import outlets
 from drive_seg.replay.outlets import JpegOutlet, Outlet
 from drive_seg.replay.playback import Ahead, Due, Stamps, rounds
 from drive_seg.replay.sources import Record, Source
+from drive_seg.replay.sources.topics import cameras_of, ros2_name, so_many
 
 LATE_S = 0.1
 CLOCK_STEP_S = 0.02
@@ -72,11 +75,15 @@ class Player:
 
     def summary(self) -> str:
         """What was sent and how late, for the end."""
-        text = f"{self.sent} messages sent"
+        text = f"{so_many(self.sent, 'message')} sent"
         if self.refused:
             text += f", {self.refused} could not be sent"
         if self._source.skipped:
             text += f", {self._source.skipped} could not be read"
+        if self._source.repeated:
+            text += f", {so_many(self._source.repeated, 'image')} with the stamp of an earlier one"
+        if self._source.backward:
+            text += f", {self._source.backward} with an earlier stamp than the one before"
         if self.late:
             text += (
                 f". Real time was not kept: {self.late} went out more than {LATE_S * 1000:.0f} ms late, the worst "
@@ -90,14 +97,33 @@ class Player:
             self._node.get_logger().warning(f"{type_name} is not installed: its topics are not played.")
         if not topics:
             raise PlayerError(f"No topic of {self._source.spec} can be published, as no message type is installed.")
+        names = self._published_names([topic.name for topic in topics])
         made: dict[str, Outlet] = {}
         for topic in topics:
-            arguments = (self._node, topic, self._options.reliability, self._changed)
-            if self._options.compressed and outlets.is_picture(topic):
-                made[topic.name] = JpegOutlet(*arguments, self._options.quality)
-            else:
-                made[topic.name] = Outlet(*arguments)
+            arguments = (self._node, replace(topic, name=names[topic.name]), self._options.reliability, self._changed)
+            try:
+                if self._options.compressed and outlets.is_picture(topic):
+                    made[topic.name] = JpegOutlet(*arguments, self._options.quality)
+                else:
+                    made[topic.name] = Outlet(*arguments)
+            except InvalidTopicNameException as error:
+                reason = " ".join(str(error).split()).rstrip(".^ ")
+                raise PlayerError(f"ROS 2 does not allow the name '{names[topic.name]}': {reason}.") from None
         return made
+
+    def _published_names(self, recorded: list[str]) -> dict[str, str]:
+        """Name in the recording -> name to publish: as remapped, else as ROS 2 allows it."""
+        rules = (rule.partition(":=") for rule in self._options.remap)
+        remapped = {old.strip("/"): new for old, _, new in rules}
+        names = {name: remapped.get(name.strip("/")) or ros2_name(name) for name in recorded}
+        changed = {old: new for old, new in names.items() if new != old and old.strip("/") not in remapped}
+        for old, new in changed.items():
+            text = f"ROS 2 does not allow the name {old}: it is played as {new} (--remap {old}:=NAME names another)."
+            self._node.get_logger().warning(text)
+        for new in set(names.values()):
+            if len(same := [old for old, name in names.items() if name == new]) > 1:
+                raise PlayerError(f"{' and '.join(same)} would all be played as {new}: --remap one of them.")
+        return names
 
     def _preloaded(self) -> list[Record]:
         records = []
@@ -183,11 +209,16 @@ class Player:
             name, _, number = text.rpartition("=")
             if not number.isdigit():
                 raise PlayerError(f"--wait-for takes a number or TOPIC=NUMBER, not '{text}'.")
-            fitting = [o for o in self._outlets.values() if not name or name in (o.topic.name, o.name)]
+            fitting = [
+                outlet
+                for recorded, outlet in self._outlets.items()
+                if not name or name in (recorded, outlet.topic.name, outlet.name)
+            ]
             if not fitting:
                 names = ", ".join(outlet.name for outlet in self._outlets.values())
                 raise PlayerError(f"--wait-for names '{name}', which is not played; played are {names}.")
-            first = next((o for o in fitting if o.topic.is_camera), fitting[0])
+            cameras = cameras_of([outlet.topic for outlet in fitting])
+            first = next((outlet for outlet in fitting if outlet.topic in cameras), fitting[0])
             wanted[first] = int(number)
         return wanted
 

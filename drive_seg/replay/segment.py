@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,63 +14,139 @@ from rich.progress import track
 from drive_seg.files import written_aside
 from drive_seg.image_messages import ImageError
 from drive_seg.overlay import blend, legend_panel
-from drive_seg.replay.sources import SourceError, open_source
-from drive_seg.replay.sources.folder import SUFFIXES, images_in, read_image
+from drive_seg.replay.evaluation.reading import Reading
+from drive_seg.replay.sources import SourceError
+from drive_seg.replay.sources.folder import images_in
 from drive_seg.replay.video import OverlayVideo
 from drive_seg.segmenter import Segmenter
 
 VIDEO_SUFFIXES = (".mp4", ".avi")
-FALLBACK_FPS = 10.0
+KINDS = ("label", "color", "overlay")
+
+
+class Picture(NamedTuple):
+    """An image to label, uint8 BGR [H, W, 3], and how its results are called."""
+
+    name: str
+    image: np.ndarray
 
 
 def segment_source(
-    segmenter: Segmenter, source: str, output: Path, alpha: float, progress: bool = True
+    segmenter: Segmenter,
+    source: str,
+    output: Path,
+    alpha: float = 0.5,
+    *,
+    topic: str | None = None,
+    labels_only: bool = False,
+    tell: Callable[[str], None] = lambda sentence: None,
+    progress: bool = True,
 ) -> tuple[int, Path]:
-    """Label every image of a source.
+    """Label every image of a source. What cannot be decoded is passed over, and told.
 
     Args:
         segmenter: who labels.
-        source: anything that ``open_source`` takes; of a bag with several cameras the first image topic.
+        source: anything that ``open_source`` takes.
         output: a video file (.mp4, .avi) for overlays with a legend; else a folder, which receives ``label/``,
-            ``color/`` and ``overlay/``, named after an image file's stem or the frame's number.
+            ``color/`` and ``overlay/``, named after an image file or the frame's number.
         alpha: strength of the mask in overlays.
+        topic: of a bag, the image topic; None is the first camera as ``drive-seg replay`` takes them.
+        labels_only: leave colours and overlays out.
+        tell: called with what the user should know: topics left out, images that could not be read.
 
     Returns:
         how many images were labelled, and where the result lies.
 
     Raises:
-        SourceError: if the source cannot be read or holds no image.
+        SourceError: if the source cannot be read or holds no image that can be decoded.
+        ValueError: if a video is to hold labels alone.
         OSError: if the output cannot be written.
     """
-    images, total = _images(source)
-    images = iter(track(images, total=total, description="labelling", disable=not progress))
-    if output.suffix.lower() in VIDEO_SUFFIXES:
-        return _to_video(segmenter, images, output, alpha, _rate(source))
-    return _to_folder(segmenter, images, output, alpha)
+    to_video = output.suffix.lower() in VIDEO_SUFFIXES
+    if to_video and labels_only:
+        raise ValueError(f"{output} is a video of overlays: name a folder for labels alone")
+    images = _Images(source, topic, tell)
+    shown = iter(track(images, total=images.expected, description="labelling", disable=not progress))
+    if to_video:
+        count, path = _to_video(segmenter, shown, output, alpha, images.rate)
+    else:
+        count, path = _to_folder(segmenter, shown, output, alpha, KINDS[:1] if labels_only else KINDS)
+    if not count:
+        raise SourceError(
+            f"{source} has no image that can be decoded" + (f": {images.reason}" if images.reason else "")
+        )
+    for remark in images.remarks():
+        tell(remark)
+    return count, path
+
+
+class _Images:
+    """The images of one camera; ``reason`` says why the first that cannot be decoded is left out."""
+
+    def __init__(self, source: str, topic: str | None, tell: Callable[[str], None]) -> None:
+        reading = Reading(source, None if topic is None else [topic])
+        others = [other.name for other in reading.available if other.is_camera]
+        chosen = next(iter(reading.topics.values()))
+        if others := [name for name in others if name != chosen]:
+            tell(f"labelling {chosen}, leaving out {', '.join(others)}: --topic names another")
+        if len(reading.topics) > 1:
+            reading = Reading(source, [chosen])
+        self._reading, self._names = reading, _names(Path(source).expanduser()) if reading.stems else []
+        self.expected, self.rate = reading.expected, reading.rate()
+        self._undecoded, self.reason = 0, ""
+
+    def __iter__(self) -> Iterator[Picture]:
+        for taken in self._reading:
+            try:
+                image = taken.record.image()
+            except ImageError as error:
+                self._undecoded += 1
+                self.reason = self.reason or f"frame {taken.number}: {error}"
+                continue
+            yield Picture(self._names[taken.number] if self._names else f"{taken.number:06d}", image)
+
+    def remarks(self) -> list[str]:
+        """What the latest iteration left out."""
+        reading = self._reading
+        found = [reading.truncated] if reading.truncated else []
+        if reading.damaged:
+            found.append(f"{reading.damaged} could not be read and are left out")
+        if self._undecoded:
+            found.append(f"{self._undecoded} could not be decoded and are left out, the first is {self.reason}")
+        return found
+
+
+def _names(path: Path) -> list[str]:
+    """Of an image folder's results: the files' stems, or their whole names where two have the same stem."""
+    files = images_in(path) if path.is_dir() else [path]
+    stems = [file.stem for file in files]
+    return stems if len(set(stems)) == len(stems) else [file.name for file in files]
 
 
 def _to_folder(
-    segmenter: Segmenter, images: Iterator[tuple[str, np.ndarray]], output: Path, alpha: float
+    segmenter: Segmenter, images: Iterator[Picture], output: Path, alpha: float, kinds: tuple[str, ...]
 ) -> tuple[int, Path]:
-    for kind in ("label", "color", "overlay"):
+    for kind in kinds:
         (output / kind).mkdir(parents=True, exist_ok=True)
     count = 0
-    for stem, image in images:
+    for name, image in images:
         label = segmenter(image).label
-        color = segmenter.label_map.colorize(label)
-        for kind, picture in (("label", label), ("color", color), ("overlay", blend(image, color, alpha))):
-            _write_png(output / kind / f"{stem}.png", picture)
+        _write_png(output / "label" / f"{name}.png", label)
+        if len(kinds) > 1:
+            color = segmenter.label_map.colorize(label)
+            _write_png(output / "color" / f"{name}.png", color)
+            _write_png(output / "overlay" / f"{name}.png", blend(image, color, alpha))
         count += 1
     return count, output
 
 
 def _to_video(
-    segmenter: Segmenter, images: Iterator[tuple[str, np.ndarray]], output: Path, alpha: float, fps: float
+    segmenter: Segmenter, images: Iterator[Picture], output: Path, alpha: float, fps: float
 ) -> tuple[int, Path]:
     first = next(images, None)
     if first is None:
-        raise SourceError("the source holds no image that can be read")
-    height, width = first[1].shape[:2]
+        return 0, output
+    height, width = first.image.shape[:2]
     legend = legend_panel(segmenter.label_map, height)
     with OverlayVideo(output, fps, (width + legend.shape[1], height)) as video:
         for _, image in chain([first], images):
@@ -78,51 +155,6 @@ def _to_video(
                 picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
             video.write(np.hstack((picture, legend)))
     return video.frames, video.path
-
-
-def _images(source: str) -> tuple[Iterator[tuple[str, np.ndarray]], int | None]:
-    """(name, BGR image) of everything that can be read, and how many there will be where that is known."""
-    path = Path(source).expanduser()
-    if path.is_dir() and not (path / "metadata.yaml").is_file() and images_in(path):
-        files = images_in(path)
-        return _read_files(files), len(files)
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
-        return _read_files([path]), 1
-    opened = open_source(source)
-    pictures = [topic for topic in opened.topics if topic.type.endswith("Image") and "label" not in topic.name]
-    if not pictures:
-        raise SourceError(f"{source} has no image topic")
-    return _read_records(open_source(source, topics=[pictures[0].name])), None
-
-
-def _read_files(files: list[Path]) -> Iterator[tuple[str, np.ndarray]]:
-    for file in files:
-        image = read_image(file)
-        if image is None:
-            raise SourceError(f"{file} is not an image that OpenCV can read")
-        yield file.stem, image
-
-
-def _read_records(records) -> Iterator[tuple[str, np.ndarray]]:
-    for number, record in enumerate(records):
-        try:
-            yield f"{number:06d}", record.image()
-        except ImageError as error:
-            raise SourceError(f"frame {number} of {record.topic}: {error}") from error
-
-
-def _rate(source: str) -> float:
-    """Frames per second by the first second or so of stamps; a folder of images has none, so 10."""
-    if Path(source).expanduser().exists() and Path(source).suffix.lower() in SUFFIXES:
-        return FALLBACK_FPS
-    times = []
-    for record in open_source(source):
-        if record.is_image:
-            times.append(record.time_ns)
-        if len(times) == 10:
-            break
-    distinct = sorted(set(times))
-    return 1e9 * (len(distinct) - 1) / (distinct[-1] - distinct[0]) if len(distinct) > 1 else FALLBACK_FPS
 
 
 def _write_png(path: Path, picture: np.ndarray) -> None:

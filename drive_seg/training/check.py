@@ -11,7 +11,7 @@ from rich.console import Console
 
 from drive_seg.labels import VOID, LabelMap, label_map
 from drive_seg.training.augmentation import patch_windows
-from drive_seg.training.check_report import Problem, Report, SplitFigures
+from drive_seg.training.check_report import Problem, Report, SplitFigures, print_problems
 from drive_seg.training.datasets import Dataset, open_unchecked
 from drive_seg.training.datasets.base import BrokenSample, Fault
 from drive_seg.training.datasets.joined import left_out, table_of
@@ -21,6 +21,9 @@ from drive_seg.training.statistics import for_each_sample
 
 _NAMED = 3
 """Files of a kind that a refusal names."""
+
+_MUCH_VOID, _MUCH_VOID_OF_ONE_CLASS = 0.5, 0.01
+"""Shares of void among all pixels from which on it is told."""
 
 _SENTENCES = {
     "missing": "{n} without a partner",
@@ -38,6 +41,7 @@ class _Sample:
     look: Look | None = None
     size: tuple[int, int] = (0, 0)
     counts: np.ndarray | None = None
+    is_turned: bool = False
 
 
 @dataclass
@@ -66,8 +70,9 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
     that are in training too (the same pixels, or the same name and look; a warning where the recipe means it so),
     patches that leave a part of an image out, sources that cannot tell the presence of classes to a loss that asks for
     it, validation without any labelled pixel, too few images for one batch.
-    Warnings: images without any labelled pixel, images that a dataset holds twice, frames of both splits with the same
-    name that look different or with different names that look the same, classes that never occur.
+    Warnings: images without any labelled pixel, images that state an EXIF orientation, much void, images that a dataset
+    holds twice, frames of both splits with the same name that look different or with different names that look the
+    same, classes that never occur.
     """
     problems: list[Problem] = []
     checked = [
@@ -86,12 +91,13 @@ def check_data(recipe: Recipe, progress: bool = True) -> Report:
         rows, columns = recipe.augmentation.patches.grid
         images *= rows * columns
     if 0 < images < recipe.data.batch_size:
-        problems.append(Problem("error", "train", f"{images} images do not fill one batch of {recipe.data.batch_size}"))
+        text = f"{_images(images)} do not fill one batch of {recipe.data.batch_size}"
+        problems.append(Problem("error", "train", text))
     return Report(splits, sorted(problems, key=lambda problem: problem.level))
 
 
 def refuse_broken(recipe: Recipe, progress: bool = True) -> None:
-    """Check a recipe's data before it is trained on; where progress is shown, warnings are counted on the screen.
+    """Check a recipe's data before it is trained on; warnings go to standard error, be it a terminal or a log file.
 
     Raises:
         ValueError: if there is an error; it says which files, the first ones of each kind.
@@ -101,10 +107,8 @@ def refuse_broken(recipe: Recipe, progress: bool = True) -> None:
     if errors:
         told = "; ".join(_with_files(problem) for problem in errors)
         raise ValueError(f"this data is not trained on: {told} (`drive-seg train RECIPE --check` lists all)")
-    if report.problems and progress:
-        count = len(report.problems)
-        what = "is 1 warning" if count == 1 else f"are {count} warnings"
-        Console(stderr=True).print(f"there {what} about this data: `drive-seg train RECIPE --check` lists all")
+    if report.problems:
+        print_problems(report.problems, Console(stderr=True), most_files=_NAMED)
 
 
 def _with_files(problem: Problem) -> str:
@@ -132,7 +136,9 @@ def _look_at(dataset: Dataset, i: int) -> _Sample:
         return _Sample(name, error.faults)
     except (ValueError, OSError) as error:
         return _Sample(name, (Fault("unreadable", name, f"cannot be read: {error}"),))
-    return _Sample(name, (), look_of(name, image), label.shape, np.bincount(label.ravel(), minlength=256))
+    counts = np.bincount(label.ravel(), minlength=256)
+    is_turned = getattr(dataset, "is_turned", lambda i: False)(i)  # which datasets of files can tell
+    return _Sample(name, (), look_of(name, image), label.shape, counts, is_turned)
 
 
 def _of_source(part: _Checked) -> Iterable[Problem]:
@@ -146,11 +152,32 @@ def _of_source(part: _Checked) -> Iterable[Problem]:
         yield _foreign_ids(part, part.dataset.label_map, outside)
     if blank := tuple(s.name for s in part.whole() if s.counts[:VOID].sum() == 0):
         yield Problem("warning", part.where, f"{_images(len(blank))} without any labelled pixel", blank)
+    if turned := tuple(sample.name for sample in part.whole() if sample.is_turned):
+        text = (
+            f"{_images(len(turned))} with an EXIF orientation, which is not followed: labels must lie on them as stored"
+        )
+        yield Problem("warning", part.where, text, turned)
+    yield from _void(part, part.dataset.label_map)
     by_digest = defaultdict(list)
     for sample in part.whole():
         by_digest[sample.look.digest].append(sample.name)
     if doubles := tuple(" = ".join(names) for names in by_digest.values() if len(names) > 1):
         yield Problem("warning", part.where, f"{_images(len(doubles))} held more than once", doubles)
+
+
+def _void(part: _Checked, classes: LabelMap) -> Iterable[Problem]:
+    """Masks of 0 and 255, in which 255 was to be a class; and much void of any other kind."""
+    counts = sum((sample.counts for sample in part.whole()), np.zeros(256, np.int64))
+    share, ids = counts[VOID] / max(counts.sum(), 1), np.flatnonzero(counts[:VOID])
+    if len(ids) == 1 and share >= _MUCH_VOID_OF_ONE_CLASS and classes.num_classes > 1:
+        yield Problem(
+            "warning",
+            part.where,
+            f"labels hold {ids[0]} ({classes.names[ids[0]]}) and {VOID} alone: {VOID} is {share:.0%} of all pixels and "
+            "means void here; where it is to be a class, write that class's id instead",
+        )
+    elif share > _MUCH_VOID:
+        yield Problem("warning", part.where, f"{VOID}, which means void, is {share:.0%} of all pixels")
 
 
 def _foreign_ids(part: _Checked, classes: LabelMap, faults: list[Fault]) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,15 +100,23 @@ def print_report(report: Report, console: Console) -> None:
     for split in report.splits:
         console.print(_table(split))
         console.print(_totals(split), soft_wrap=True, highlight=False)
-    for problem in report.problems:
-        console.print(_sentence(problem), soft_wrap=True)
-        for file in problem.files[:_SHOWN_FILES]:
-            console.print(Text(f"    {file}"), soft_wrap=True)
-        if len(problem.files) > _SHOWN_FILES:
-            console.print(f"    and {len(problem.files) - _SHOWN_FILES} more; --json FILE names all", highlight=False)
+    print_problems(report.problems, console)
     warnings = len(report.problems) - report.errors
     verdict = "this data is not trained on" if report.errors else "this data can be trained on"
     console.print(f"{_plural(report.errors, 'error')}, {_plural(warnings, 'warning')}: {verdict}", highlight=False)
+
+
+def print_problems(problems: Sequence[Problem], console: Console, most_files: int = _SHOWN_FILES) -> None:
+    """The problems, each with the names of its first files."""
+    for problem in problems:
+        console.print(_sentence(problem), soft_wrap=True)
+        for file in problem.files[:most_files]:
+            console.print(Text(f"    {file}"), soft_wrap=True)
+        if len(problem.files) > most_files:
+            left = len(problem.files) - most_files
+            console.print(
+                f"    and {left} more; `drive-seg train RECIPE --check --json FILE` names all", highlight=False
+            )
 
 
 def _table(split: SplitFigures) -> Table:

@@ -136,7 +136,7 @@ def test_an_awaited_topic_with_a_publisher_that_fits(driver: Node) -> None:
     driver.create_publisher(Image, "awaited", 1)
     text = described(driver, ReliabilityPolicy.BEST_EFFORT, 1)
     assert "published by /cams/driver (sensor_msgs/msg/Image, reliable, volatile" in text
-    assert text.endswith("whose type and QoS match")
+    assert "whose type and QoS match: if it sends images, they may be too large for its DDS profile" in text
 
 
 def test_a_camera_that_can_never_be_heard_is_an_error_in_the_log(

@@ -123,3 +123,10 @@ def test_bag_with_compressed_images_sets_the_nodes_transport(model, jpeg_bag):
     assert "camera.image_topic:=/front/image_raw" in arguments
     assert "camera.transport:=compressed" in arguments
     assert plan.topics.image == "/front/image_raw/compressed"
+
+
+def test_warnings_of_the_player_are_shown(tmp_path):
+    warning = "5 messages sent, 4 images with the stamp of an earlier one."
+    log = tmp_path / "player.log"
+    log.write_text(f"[INFO] [1.5] [player]: Round 2.\n[WARN] [1.6] [player]: {warning}\n")
+    assert demo.warnings_of(log) == [warning]

@@ -58,6 +58,13 @@ def test_now_is_asked_once_for_all_that_shares_a_stamp():
     assert [stamps.of(next(due)) for _ in range(8)] == [1000, 1000, 1001, 1001, 1002, 1002, 1003, 1003]
 
 
+def test_repeated_stamps_get_a_now_each_and_stay_together_in_order():
+    moments = iter(range(1000, 2000))
+    stamps = Stamps(lambda: next(moments))
+    records = [frame(0), frame(0, topic="camera/label_truth"), frame(0), frame(0, topic="camera/label_truth")]
+    assert [stamps.of(due) for due in rounds(records, loop=False)] == [1000, 1000, 1001, 1001]
+
+
 def test_reading_ahead_keeps_order_and_hands_errors_over():
     def items():
         yield from range(50)

@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
 
 from drive_seg.replay.sources import COMPRESSED, IMAGE, open_source
 from drive_seg.synth import SynthDrive
@@ -253,3 +255,49 @@ def test_recorder_says_where_it_cannot_write(processes):
     status, output = processes.finish(recorder)
     assert status == 1
     assert "cannot be written" in output and "Traceback" not in output
+
+
+def test_topics_of_ros_1_are_played_under_valid_names_or_as_remapped(processes, layout_with, tmp_path):
+    source, out = layout_with("/cam/0/image_raw", "/usb_cam-front/image_raw"), tmp_path / "out"
+    played, _ = record_while_playing(
+        processes, out, ["--topics", "/cam/n0/image_raw", "/front/image_raw"],
+        [source, "--remap", "/usb_cam-front/image_raw:=/front/image_raw", "--wait-for", "/cam/0/image_raw=1",
+         "/front/image_raw=1"],
+    )  # fmt: skip
+    assert {topic: len(records) for topic, records in by_topic(out).items()} == {
+        "/cam/n0/image_raw": 2,
+        "/front/image_raw": 2,
+    }
+    assert "ROS 2 does not allow the name /cam/0/image_raw: it is played as /cam/n0/image_raw (--remap" in played
+    assert "usb_cam-front" not in played
+
+
+@pytest.mark.parametrize(
+    ("names", "remap", "complaint"),
+    [
+        (["/a/image"], "/a/image:=/b/0/image", "ROS 2 does not allow the name '/b/0/image': "),
+        (["/a-b/image", "/a_b/image"], "", "/a-b/image and /a_b/image would all be played as /a_b/image: --remap one"),
+    ],
+)
+def test_names_that_cannot_be_played_are_refused_in_a_sentence(processes, layout_with, names, remap, complaint):
+    status, said = processes.run("player", layout_with(*names), *(["--remap", remap] if remap else []))
+    assert status == 1 and complaint in said and "Traceback" not in said
+
+
+@pytest.fixture
+def layout_with(tmp_path):
+    """Writes a bag with two images on each of these topics."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    t = store.types
+
+    def write(*names):
+        with Writer(tmp_path / "named", version=9, storage_plugin=StoragePlugin.MCAP) as bag:
+            for name in names:
+                connection = bag.add_connection(name, IMAGE, typestore=store)
+                for i in range(2):
+                    header = t["std_msgs/msg/Header"](t["builtin_interfaces/msg/Time"](i + 1, 0), "front")
+                    message = t[IMAGE](header, 2, 2, "mono8", 0, 2, np.zeros(4, np.uint8))
+                    bag.write(connection, BEGIN_NS + i, store.serialize_cdr(message, IMAGE))
+        return tmp_path / "named"
+
+    return write

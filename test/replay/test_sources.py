@@ -1,7 +1,9 @@
 """Sources: every kind of recording gives its frames in time order, with the stamps it was recorded with."""
 
+import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -10,7 +12,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from drive_seg.replay.bag_writer import BagWriter
 from drive_seg.replay.message_types import definition
-from drive_seg.replay.sources import COMPRESSED, IMAGE, SourceError, open_source
+from drive_seg.replay.sources import COMPRESSED, IMAGE, SourceError, open_source, video_colors
 from drive_seg.synth import SynthDrive
 
 BEGIN_NS = 1_700_000_000_000_000_000
@@ -177,8 +179,8 @@ def test_video_slice_is_exact_and_keeps_stamps(video):
     records = list(open_source(video, start=0.5, duration=0.375))
     assert [r.stamp_ns for r in records] == [S + i * S // 8 for i in (4, 5, 6)]
     assert [round(float(r.image().mean()) / 20) for r in records] == [4, 5, 6]
-    with pytest.raises(SourceError, match=r"over after 1\.5 s, so there is nothing at 1\.5 s"):
-        open_source(video, start=1.5)
+    with pytest.raises(SourceError, match=r"gives no frame at 1\.5 s: it has 12 frames"):
+        list(open_source(video, start=1.5))
 
 
 def test_rate_of_the_user_replaces_the_files(video):
@@ -205,23 +207,123 @@ def test_container_without_a_rate_gets_one(video, monkeypatch, caplog, rate):
     assert [r.stamp_ns - S for r in source][:3] == [0, 100_000_000, 200_000_000]
 
 
-def test_video_that_ends_early_says_so(video, monkeypatch):
-    class Broken:
-        def __init__(self, path: str) -> None:
-            self._capture, self._left = cv2_video_capture(path), 7
+class Miscounted:
+    """A capture whose container states another number of frames than there are."""
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._capture, name)
+    stated = 60.0
+    opened = staticmethod(cv2.VideoCapture)
 
-        def read(self) -> tuple:
-            self._left -= 1
-            return self._capture.read() if self._left >= 0 else (False, None)
+    def __init__(self, path: str) -> None:
+        self._capture = self.opened(path)
 
-    cv2_video_capture = cv2.VideoCapture
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._capture, name)
+
+    def get(self, key: int) -> float:
+        return self.stated if key == cv2.CAP_PROP_FRAME_COUNT else self._capture.get(key)
+
+
+@pytest.mark.parametrize("stated", [60.0, 5.0, -1.0])
+def test_number_of_frames_that_a_container_states_is_not_believed(video, monkeypatch, caplog, stated):
+    monkeypatch.setattr(cv2, "VideoCapture", type("Capture", (Miscounted,), {"stated": stated}))
     source = open_source(video)
-    monkeypatch.setattr(cv2, "VideoCapture", Broken)
-    assert len(list(source)) == 7
-    assert "up to frame 7 only, of 12" in source.truncated
+    assert len(list(source)) == 12
+    assert source.truncated == "" and caplog.text == ""
+    assert source.expected == (None if stated < 0 else stated)
+    assert len(list(open_source(video, start=0.5, duration=100))) == 8
+    with pytest.raises(SourceError, match="gives no frame at 4 s: it has 12 frames"):
+        list(open_source(video, start=4))
+
+
+def moved_to_front(path):
+    """The same MP4 with its moov box before its pictures, as recorders of phones and the web write it."""
+    data = bytearray(path.read_bytes())
+    places, at = {}, 0
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        places[bytes(data[at + 4 : at + 8])] = (at, length)
+        at += length
+    begin, length = places[b"moov"]
+    moov = data[begin : begin + length]
+    table = moov.index(b"stco") + 8
+    for i in range(struct.unpack_from(">I", moov, table)[0]):
+        place = table + 4 + 4 * i
+        struct.pack_into(">I", moov, place, struct.unpack_from(">I", moov, place)[0] + length)
+    first = places[b"ftyp"][1]
+    path.write_bytes(bytes(data[:first] + moov + data[first:begin] + data[begin + length :]))
+    return path
+
+
+def test_video_that_was_cut_off_says_so(video, tmp_path):
+    whole = len(video.read_bytes())
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(video.read_bytes()[:-100])
+    with pytest.raises(SourceError, match=r"cut.mp4 is a video that was cut off, 100 bytes before its end: nothing"):
+        open_source(cut)
+    cut.write_bytes(moved_to_front(video).read_bytes())
+    assert len(cut.read_bytes()) == whole and len(list(open_source(cut))) == 12
+    cut.write_bytes(cut.read_bytes()[:-200])
+    source = open_source(cut)
+    count = len(list(source))
+    assert 0 < count < 12
+    assert (
+        source.truncated
+        == f"{cut} was cut off, 200 bytes before its end: {count} frame{'' if count == 1 else 's'} decoded"
+    )
+
+
+def declared(path, matrix):
+    """The same MP4 with a colr box that declares matrix coefficients."""
+    data = bytearray(path.read_bytes())
+    box = struct.pack(">I4s4sHHHB", 19, b"colr", b"nclx", 1, 1, matrix, 0)
+    begin, end = 0, len(data)
+    for kind, header in (
+        (b"moov", 8),
+        (b"trak", 8),
+        (b"mdia", 8),
+        (b"minf", 8),
+        (b"stbl", 8),
+        (b"stsd", 16),
+        (b"mp4v", 0),
+    ):
+        at = begin
+        while data[at + 4 : at + 8] != kind:
+            at += struct.unpack_from(">I", data, at)[0]
+        (length,) = struct.unpack_from(">I", data, at)
+        struct.pack_into(">I", data, at, length + len(box))
+        begin, end = at + header, at + length
+    data[end:end] = box
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [(None, (29, 199, 58)), (6, (29, 199, 58)), (1, (23, 175, 48))],
+)
+def test_colours_are_those_that_the_video_declares_with_every_opencv(tmp_path, matrix, expected):
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 8.0, (64, 48))
+    writer.write(np.full((48, 64, 3), (30, 200, 60), np.uint8))
+    writer.release()
+    (record,) = open_source(path if matrix is None else declared(path, matrix))
+    np.testing.assert_allclose(record.image()[24, 32].astype(int), expected, atol=2)
+
+
+def test_opencv_that_does_not_heed_the_declaration_is_corrected(tmp_path, monkeypatch):
+    """As OpenCV below 4.13 decodes: every video as BT.601."""
+    path = tmp_path / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 8.0, (64, 48))
+    writer.write(np.full((48, 64, 3), (30, 200, 60), np.uint8))
+    writer.release()
+    as_bt601 = next(iter(open_source(path))).image()
+    capture = SimpleNamespace(getBackendName=lambda: "FFMPEG")
+    monkeypatch.setattr(video_colors, "_heeds_matrix", lambda: False)
+    assert video_colors.correction(path, capture) is None
+    corrected = video_colors.correction(declared(path, 1), capture)(as_bt601)
+    np.testing.assert_allclose(corrected[24, 32].astype(int), (23, 175, 48), atol=2)
+    monkeypatch.setattr(video_colors, "_heeds_matrix", lambda: True)
+    assert video_colors.correction(path, capture) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all " * 100])
@@ -248,14 +350,14 @@ def test_unreadable_image_is_skipped_and_counted(image_folder, caplog):
     assert [r.image()[0, 0, 0] // 10 for r in records] == [1, 2, 10, 11]
     assert [r.stamp_ns - S for r in records] == [0, S // 10, 3 * S // 10, 4 * S // 10]
     assert source.skipped == 1
-    assert "frame5.png is not an image" in caplog.text
+    assert "frame5.png cannot be read: it is not an image that OpenCV can read: skipped" in caplog.text
 
 
 def test_folder_without_a_readable_image_is_refused(tmp_path):
     with pytest.raises(SourceError, match="holds no images"):
         open_source(tmp_path)
     (tmp_path / "a.png").write_bytes(b"nothing")
-    with pytest.raises(SourceError, match="None of the 1 images"):
+    with pytest.raises(SourceError, match="none of 1 image can be read, the first cannot be read: it is not an image"):
         list(open_source(tmp_path))
 
 
@@ -382,12 +484,50 @@ def test_which_topics_are_cameras():
     assert [t.is_camera for t in cameras + others] == [True, True, False, False, False, False]
 
 
+@pytest.mark.parametrize(
+    ("recorded", "published"),
+    [
+        ("/front/image_raw", "/front/image_raw"),
+        ("camera/image_raw", "camera/image_raw"),
+        ("/cam/0/image_raw", "/cam/n0/image_raw"),
+        ("/usb_cam-front/image_raw", "/usb_cam_front/image_raw"),
+        ("//kinect2/2d-hd//image/", "/kinect2/n2d_hd/image"),
+    ],
+)
+def test_names_that_ros_1_allowed_become_valid(recorded, published):
+    from drive_seg.replay.sources.topics import ros2_name
+
+    assert ros2_name(recorded) == published
+
+
+def test_image_topics_of_the_node_lack_the_suffix_of_their_transport():
+    from drive_seg.replay.sources import Topic
+    from drive_seg.replay.sources.topics import image_topic_of
+
+    assert image_topic_of(Topic("front/image", IMAGE)) == "/front/image"
+    assert image_topic_of(Topic("/0/image/compressed", COMPRESSED)) == "/n0/image"
+    with pytest.raises(
+        SourceError, match=r"its name does not end in /compressed, .* --remap /a/jpeg:=/a/jpeg/compressed"
+    ):
+        image_topic_of(Topic("/a/jpeg", COMPRESSED))
+
+
+def test_a_bag_says_which_cameras_would_be_played(bags, tmp_path, capsys, video):
+    from drive_seg.replay.playable import cameras, main
+
+    assert cameras(str(bags.write("mcap"))) == {"/front/image_raw": "raw"}
+    assert cameras(str(video)) is None and cameras("synth:") is None
+    assert main([str(video)]) == 0 and capsys.readouterr().out == "null\n"
+    assert main([str(tmp_path / "none.mcap")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path}/none.mcap does not exist.\n"
+
+
 def test_sources_need_no_rclpy():
     code = (
         "import sys, drive_seg.replay.video, drive_seg.replay.sources.bag, drive_seg.replay.sources.folder, "
         "drive_seg.replay.sources.video, drive_seg.replay.sources.synthetic, drive_seg.replay.sources.calibration, "
         "drive_seg.replay.playback, drive_seg.replay.bag_writer, drive_seg.replay.message_types, "
-        "drive_seg.replay.pictures\n"
+        "drive_seg.replay.pictures, drive_seg.replay.playable\n"
         "print([name for name in ('rclpy', 'torch', 'typer', 'lightning') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

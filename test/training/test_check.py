@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -179,13 +181,46 @@ def test_validation_without_a_label_is_refused(recipe_file, tree):
     assert [p.text for p in found(check(recipe_file))] == ["no labelled pixel, so nothing tells which weights are best"]
 
 
-def test_training_on_sound_data_tells_how_many_warnings_there_are(recipe_file, capsys):
+def test_training_on_sound_data_tells_its_warnings_on_a_terminal_or_not(recipe_file, capsys):
     recipe = load_recipe(recipe_file)
-    count = len(check_data(recipe, progress=False).problems)
+    warnings = found(check_data(recipe, progress=False), "warning")
+    assert warnings
     refuse_broken(recipe, progress=False)
-    assert not capsys.readouterr().err
-    refuse_broken(recipe)
-    assert f"there are {count} warnings about this data" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    for warning in warnings:
+        assert f"warning {warning.where}: {warning.text}" in said
+        assert all(file in said for file in warning.files[:3])
+
+
+def test_masks_of_0_and_255_are_told_from_classes(recipe_file, tree):
+    for path in (tree / "train" / "labels").iterdir():
+        cv2.imwrite(str(path), np.array([[0] * 24 + [255] * 40] * 48, np.uint8))
+    (warning,) = [p for p in found(check(recipe_file), "warning") if "alone" in p.text]
+    assert warning.where == "train: camvid split=train" and warning.text == (
+        "labels hold 0 (Sky) and 255 alone: 255 is 62% of all pixels and means void here; where it is to be a class, "
+        "write that class's id instead"
+    )
+    for path in (tree / "train" / "labels").iterdir():
+        cv2.imwrite(str(path), np.array([[0] * 12 + [1] * 12 + [255] * 40] * 48, np.uint8))
+    assert "255, which means void, is 62% of all pixels" in [p.text for p in found(check(recipe_file), "warning")]
+
+
+def test_images_that_state_an_orientation_are_a_warning(recipe_file, tree):
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x0112, 3, 1, 6, 0, 0)
+    exif = b"Exif\0\0" + tiff
+    for number, suffix in ((0, ".jpg"), (1, ".png")):
+        path = tree / "train" / "images" / f"{number:03d}.png"
+        content = cv2.imencode(suffix, cv2.imread(str(path)))[1].tobytes()
+        if suffix == ".jpg":
+            content = content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
+        else:
+            chunk = struct.pack(">I", len(tiff)) + b"eXIf" + tiff + struct.pack(">I", zlib.crc32(b"eXIf" + tiff))
+            content = content[:33] + chunk + content[33:]
+        path.unlink()
+        path.with_suffix(suffix).write_bytes(content)
+    (warning,) = [p for p in found(check(recipe_file), "warning") if "EXIF" in p.text]
+    assert warning.files == ("000", "001")
+    assert warning.text.startswith("2 images with an EXIF orientation, which is not followed")
 
 
 def test_training_refuses_before_it_begins_and_a_resumed_run_is_not_checked_again(recipe_file, tree, tmp_path):
@@ -277,7 +312,7 @@ def test_long_lists_of_files_are_cut_on_screen(recipe_file, tree):
         cv2.imwrite(str(tree / "val" / "images" / f"{i}.png"), np.full((48, 64, 3), i, np.uint8))
     report = check(recipe_file)
     assert max(len(problem.files) for problem in report.problems) == 13
-    assert "and 3 more; --json FILE names all" in printed(report)
+    assert "and 3 more; `drive-seg train RECIPE --check --json FILE` names all" in printed(report)
 
 
 def test_real_camvid_is_sound_and_has_the_shares_of_its_card(shared_data, recipe_file):

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drive_seg.replay.sources import SourceError
-from drive_seg.replay.sources.record import BAG_SUFFIXES
-
-METADATA = "metadata.yaml"
+from drive_seg.replay.sources.file_kinds import METADATA, is_bag_name
 
 
 def find_sources(given: Sequence[str]) -> list[str]:
@@ -64,6 +62,8 @@ def _expanded(argument: str) -> list[str]:
 
 
 def _expanded_path(path: Path, written: str) -> list[str]:
+    if path.name == METADATA and path.is_file():  # which stands for its bag
+        return [str(path.absolute().parent)]
     if not path.is_dir() or (path / METADATA).is_file():
         return [written]
     return _bags_in(path) or [written]
@@ -77,7 +77,7 @@ def _bags_in(folder: Path) -> list[str]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise SourceError(f"{folder} cannot be read: {error.strerror}.") from error
-    files = [path for path in entries if path.is_file() and path.name.endswith(BAG_SUFFIXES)]
+    files = [path for path in entries if path.is_file() and is_bag_name(path.name)]
     if files and _is_one(folder):
         return [str(folder)]
     below = [bag for path in entries if path.is_dir() and not path.name.startswith(".") for bag in _bags_in(path)]
@@ -101,4 +101,4 @@ def _is_named_for(files: Sequence[Path], folder: Path) -> bool:
 
 def _is_beside(match: str) -> bool:
     path = Path(match)
-    return path.is_file() and not path.name.endswith(BAG_SUFFIXES) and (path.parent / METADATA).is_file()
+    return path.is_file() and not is_bag_name(path.name) and (path.parent / METADATA).is_file()

@@ -22,6 +22,7 @@ from drive_seg.replay.evaluation.records import FrameRow, new_row
 from drive_seg.replay.evaluation.rivals import OtherModel, OtherRun, Rival, is_run
 from drive_seg.replay.evaluation.truths import TruthChoice, open_truths
 from drive_seg.replay.sources import SourceError
+from drive_seg.replay.sources.topics import so_many
 from drive_seg.segmenter import Segmenter
 
 LATENCY_MEANING = (
@@ -128,7 +129,7 @@ class Replay:
         self._work, self._model = work, models.model
         self._reading = Reading(work.source, work.topics, work.part, work.truth.topics())
         self._truths, self.remark = open_truths(work.truth, self._reading, models.model.label_map)
-        self._rival = _rival(work, models)
+        self._rival = _rival(work, models, self._reading)
         self.expected = self._reading.expected
         self.written: list[Path] = []
         self._begin_ns: int | None = None
@@ -163,8 +164,11 @@ class Replay:
         reading = self._reading
         if not judge.received:
             raise SourceError(f"{self._work.source} has no image that can be read in this part of it.")
-        remark = _remark(self.remark, reading.damaged, reading.truncated)
+        if reason := judge.why_none_decoded():
+            raise SourceError(f"{self._work.source}: none of its images can be decoded, the first: {reason}.")
+        remark = _remark(self.remark, reading)
         partial = judge.partial(self._work.name, judge.received + reading.damaged, reading.topics, remark)
+        partial.repeated, partial.backward = reading.repeated, reading.backward
         partial.reliability = self._reliability
         return partial
 
@@ -187,8 +191,9 @@ class Replay:
         """The frame's row, image, prediction, truth and the other's mask."""
         record, stamp = taken.record, taken.record.stamp_ns
         if self._begin_ns is None:
-            self._begin_ns = stamp
-        row = new_row(self._work.name, taken.camera, taken.number, stamp, (stamp - self._begin_ns) / 1e9)
+            self._begin_ns = record.moment_ns
+        time_s = (record.moment_ns - self._begin_ns) / 1e9
+        row = new_row(self._work.name, taken.camera, taken.number, stamp, time_s)
         try:
             image = record.image()
         except ImageError as error:
@@ -204,7 +209,7 @@ class Replay:
         truth = _or_reason(row, "truth", lambda: self._truths.of(taken)) if self._truths is not None else None
         other = None
         if self._rival is not None:
-            other = _or_reason(row, "other mask", lambda: self._rival.of(taken.camera, stamp, image))
+            other = _or_reason(row, "other mask", lambda: self._rival.of(taken, image))
         if self._confidences is not None and truth is not None and truth.shape == prediction.shape:
             self._reliability += self._confidences.count(self._model.logits(image), truth)
         return row, image, prediction, truth, other
@@ -229,10 +234,10 @@ class Replay:
         return label, 1000.0 * (perf_counter() - begin)
 
 
-def _rival(work: Work, models: Models) -> Rival | None:
+def _rival(work: Work, models: Models, reading: Reading) -> Rival | None:
     if models.other is not None:
         return OtherModel(models.other, models.model.label_map)
-    return OtherRun(Path(work.against), models.model.label_map) if work.against else None
+    return OtherRun(Path(work.against), models.model.label_map, reading) if work.against else None
 
 
 def _or_reason(row: FrameRow, what: str, find: Callable[[], np.ndarray | None]) -> np.ndarray | None:
@@ -243,8 +248,15 @@ def _or_reason(row: FrameRow, what: str, find: Callable[[], np.ndarray | None]) 
         return None
 
 
-def _remark(truth: str, damaged: int, truncated: str) -> str:
-    parts = [text.rstrip(".") for text in (truth, truncated) if text]
-    if damaged:
-        parts.append(f"{damaged} images could not be read")
+def _remark(truth: str, reading: Reading) -> str:
+    parts = [text.rstrip(".") for text in (truth, reading.truncated) if text]
+    parts += [
+        f"{so_many(count, 'image')} {what}"
+        for count, what in (
+            (reading.damaged, "could not be read"),
+            (reading.repeated, "with the stamp of an earlier one"),
+            (reading.backward, "with an earlier stamp than the one before"),
+        )
+        if count
+    ]
     return "; ".join(parts)

@@ -53,6 +53,11 @@ class Judge:
         """How many frames it was given."""
         return len(self._rows)
 
+    def why_none_decoded(self) -> str:
+        """The first frame's reason where every frame was rejected, so that none could be decoded; else empty."""
+        all_rejected = self._rows and all(row["fate"] == "rejected" for row in self._rows)
+        return self._rows[0]["reason"] if all_rejected else ""
+
     def frame(
         self,
         row: FrameRow,
@@ -145,7 +150,7 @@ class Judge:
 
     def _watch(self, row: FrameRow, image: np.ndarray, prediction: np.ndarray, other: np.ndarray | None) -> None:
         masks = [prediction] if self._versus is None else [prediction, other]
-        found = self._motion.setdefault(row["camera"], Flicker()).update(row["stamp_ns"], image, masks)
+        found = self._motion.setdefault(row["camera"], Flicker()).update(round(row["time_s"] * 1e9), image, masks)
         self._flicker += _counts(found[0])
         row["flicker"] = found[0].share if found[0] is not None else None
         if self._versus is not None:

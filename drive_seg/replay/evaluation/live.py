@@ -13,11 +13,13 @@ import numpy as np
 from drive_seg.image_messages import ImageError
 from drive_seg.replay.evaluation.deterministic import Models, Replay, Work
 from drive_seg.replay.evaluation.partial import Partial
-from drive_seg.replay.evaluation.reading import Reading, StampedMasks, Taken
+from drive_seg.replay.evaluation.reading import Reading, Taken
 from drive_seg.replay.evaluation.recorded import SAME_CLOCK_NS, LiveRecording
 from drive_seg.replay.evaluation.records import FATES, LOST, FrameRow
 from drive_seg.replay.evaluation.report import STALL_PERIODS, STALL_S
+from drive_seg.replay.evaluation.stamped_masks import StampedMasks, UnclearStampError
 from drive_seg.replay.sources import SourceError
+from drive_seg.replay.sources.topics import ros2_name, so_many
 from drive_seg.segmenter import Segmenter
 
 MEANING = (
@@ -55,11 +57,14 @@ class LiveReplay(Replay):
         stand_in = SimpleNamespace(label_map=recording.label_map, sha256=recording.model["sha256"] or "")
         super().__init__(replace(work, model_name=recording.model["name"]), Models(stand_in, other))
         self._masks = {
-            camera: StampedMasks(recording.path, recording.masks[prefix].topic)
+            camera: StampedMasks(recording.path, recording.masks[prefix].topic, self._reading)
             for camera, prefix in self._cameras.items()
         }
         self._when = {camera: self._arrivals(prefix) for camera, prefix in self._cameras.items()}
-        self._played: dict[str, list[tuple[float, float, float | None]]] = defaultdict(list)
+        self._played: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self._came: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        # Of stamps with several images and another number of masks: how many of their frames were published.
+        self._unclear: dict[str, dict[int, int]] = defaultdict(dict)
         self.stalls: list[dict[str, Any]] = []
         how = BY_CLOCK if recording.clock is not None else BY_RATE.format(rate=recording.rate)
         self.latency_meaning = MEANING + how + AGE if recording.knows_time else UNKNOWN
@@ -71,10 +76,10 @@ class LiveReplay(Replay):
         ledgers = []
         for camera, prefix in self._cameras.items():
             rows = [row for row in partial.rows if row["camera"] == camera]
-            ledger, remark = self._settle(rows, prefix)
+            ledger, remark = self._settle(rows, camera, prefix)
             ledgers.append(ledger)
             remarks += [f"{camera}: {remark}"] if remark else []
-            self.stalls += _stalls(partial.bags[0]["name"], camera, self._played[camera])
+            self.stalls += _stalls(partial.bags[0]["name"], camera, self._played[camera], self._came[camera])
         if all(ledger is not None for ledger in ledgers):
             partial.ledger = {key: sum(ledger[key] for ledger in ledgers) for key in ("received", *FATES)}
         entry = partial.bags[0]
@@ -83,64 +88,94 @@ class LiveReplay(Replay):
 
     def _predict(self, row: FrameRow, taken: Taken, image: np.ndarray) -> np.ndarray | None:
         """The mask that was published for this frame; times go into the row."""
-        camera, stamp, played_s = taken.camera, taken.record.stamp_ns, None
-        if self._recording.knows_time:
-            played_s = self._recording.played_s(taken.record.time_ns)
-        arrival = self._when[camera].get(stamp)
-        heard_s = self._recording.heard_s(arrival[0]) if arrival is not None else None
+        camera, stamp, masks = taken.camera, taken.record.stamp_ns, self._masks[taken.camera]
+        played_s = self._recording.played_s(taken.record.time_ns) if self._recording.knows_time else None
         if played_s is not None:
-            self._played[camera].append((row["time_s"], played_s, heard_s))
+            self._played[camera].append((row["time_s"], played_s))
         try:
-            mask = self._masks[camera].find(stamp)
+            place = masks.place(taken)
+        except UnclearStampError as error:
+            row.update(fate="", reason=str(error))
+            self._note_unclear(row, taken)
+            return None
+        if place is None:
+            row["fate"] = ""  # told by the node's account, once all of them are known
+            return None
+        heard_ns, processing_ms = self._when[camera][stamp][place]
+        if played_s is not None:
+            self._time(row, taken, played_s, self._recording.heard_s(heard_ns), processing_ms)
+        try:
+            return masks.find(taken)
         except ImageError as error:
             row["reason"] = f"its recorded mask cannot be read: {error}"
             return None
-        if mask is None:
-            row["fate"] = ""  # told by the node's account, once all of them are known
-            return None
-        if played_s is not None:
-            age_ns = taken.record.time_ns - stamp
-            if not 0 <= age_ns < SAME_CLOCK_NS:
-                row["warnings"] = "the stamp is of another time than the recording: latency since playing"
-                age_ns = 0
-            row["latency_ms"] = age_ns / 1e6 + 1000.0 * (heard_s - played_s)
-            if arrival[1] is not None:
-                row["input_age_ms"] = max(0.0, row["latency_ms"] - arrival[1])
-        return mask
 
-    def _arrivals(self, prefix: str) -> dict[int, tuple[int, float | None]]:
-        """Stamp -> record time and processing time of the first mask with it."""
+    def _time(self, row: FrameRow, taken: Taken, played_s: float, heard_s: float, processing_ms: float | None) -> None:
+        """Fill in the row's latency and input age."""
+        self._came[taken.camera].append((heard_s, row["time_s"]))
+        age_ns = taken.record.time_ns - taken.record.stamp_ns
+        if not 0 <= age_ns < SAME_CLOCK_NS:
+            row["warnings"] = "the stamp is of another time than the recording: latency since playing"
+            age_ns = 0
+        latency_ms = age_ns / 1e6 + 1000.0 * (heard_s - played_s)
+        if latency_ms < 0:
+            row["warnings"] = "its mask was heard before it was played: no latency"
+            return
+        row["latency_ms"] = latency_ms
+        if processing_ms is not None:
+            row["input_age_ms"] = max(0.0, latency_ms - processing_ms)
+
+    def _note_unclear(self, row: FrameRow, taken: Taken) -> None:
+        """Count the masks of a stamp once, and take the moments at which they came: no stall there."""
+        camera, stamp = taken.camera, taken.record.stamp_ns
+        if stamp in self._unclear[camera]:
+            return
+        self._unclear[camera][stamp] = min(self._masks[camera].count(stamp), self._reading.place_of(taken)[1])
+        if self._recording.knows_time:
+            came = [self._recording.heard_s(heard_ns) for heard_ns, _ in self._when[camera][stamp]]
+            self._came[camera] += [(heard_s, row["time_s"]) for heard_s in came]
+
+    def _arrivals(self, prefix: str) -> dict[int, list[tuple[int, float | None]]]:
+        """Stamp -> record time and processing time of each mask with it."""
         masks = self._recording.masks[prefix]
-        found: dict[int, tuple[int, float | None]] = {}
+        found: dict[int, list[tuple[int, float | None]]] = defaultdict(list)
         for stamp, time, processing in zip(masks.stamps, masks.times, masks.processing_ms, strict=True):
-            found.setdefault(stamp, (time, processing))
+            found[stamp].append((time, processing))
         return found
 
-    def _settle(self, rows: list[FrameRow], prefix: str) -> tuple[dict[str, int] | None, str]:
+    def _settle(self, rows: list[FrameRow], camera: str, prefix: str) -> tuple[dict[str, int] | None, str]:
         """Give the frames without a mask their fates; the node's counts if they are of these frames, and a remark."""
         account = self._recording.account_of(prefix)
         open_rows = [row for row in rows if not row["fate"]]
-        if account is None:
+        unclear = min(sum(self._unclear[camera].values()), len(open_rows))
+        if unclear and (account is None or account.received > len(rows)):
+            ends = {"published": unclear, LOST: len(open_rows) - unclear}
+            _end(open_rows, {fate: count for fate, count in ends.items() if count}, "")
+        elif account is None:
             _end(open_rows, {}, "no mask of it was recorded, nor diagnostics that tell why")
+        elif account.received > len(rows):
+            _end(open_rows, {}, "no mask of it was recorded")
+        if account is None:
             return None, "no diagnostics were recorded, so it is not known why frames have no mask"
         if account.received > len(rows):
-            _end(open_rows, {}, "no mask of it was recorded")
-            text = f"the node received {account.received} frames but {len(rows)} are judged, so its counts are left out"
-            return None, text
+            received = so_many(account.received, "frame")
+            return None, f"the node received {received} but {len(rows)} are judged, so its counts are left out"
         heard = sum(row["fate"] == "published" for row in rows)
         ends = {fate: account.ended[fate] for fate in FATES if fate != "published"}
         ends["rejected"] = max(0, ends["rejected"] - sum(row["fate"] == "rejected" for row in rows))
-        unheard = max(0, account.ended["published"] - heard)
-        ends |= {"published": unheard, "in flight": account.in_flight, LOST: len(rows) - account.received}
+        unheard = max(0, account.ended["published"] - heard - unclear)
+        ends |= {"published": unheard + unclear, "in flight": account.in_flight, LOST: len(rows) - account.received}
         _end(open_rows, {fate: count for fate, count in ends.items() if count}, "")
-        remarks = [f"{unheard} published masks were not recorded"] if unheard else []
-        remarks += [f"{account.in_flight} frames had not ended when the recording did"] if account.in_flight else []
+        remarks = [f"{so_many(unheard, 'published mask')} not recorded"] if unheard else []
+        remarks += (
+            [f"{so_many(account.in_flight, 'frame')} in flight when the recording ended"] if account.in_flight else []
+        )
         return {"received": account.received, **account.ended}, "; ".join(remarks)
 
 
 def _matched(reading: Reading, recording: LiveRecording, is_named: bool) -> tuple[dict[str, str], list[str]]:
     """Camera of the source -> that of the recording, and a sentence for each camera that the node did not have."""
-    found = {camera: recording.camera_of(topic) for camera, topic in reading.topics.items()}
+    found = {camera: recording.camera_of(ros2_name(topic)) for camera, topic in reading.topics.items()}
     if len(found) == len(recording.masks) == 1:
         found = dict(zip(found, recording.masks, strict=True))
     missing = [camera for camera, prefix in found.items() if prefix is None]
@@ -165,21 +200,25 @@ def _end(rows: list[FrameRow], ends: dict[str, int], reason: str) -> None:
     reason = reason or (f"one of {counted}; which of them is not known" if len(ends) > 1 else reasons.get(fate, ""))
     for row in rows:
         row["fate"] = fate
-        row["reason"] = "; ".join(text for text in (row["reason"], reason) if text)
+        if len(ends) > 1 or not row["reason"]:  # of one end a frame's own reason says more
+            row["reason"] = "; ".join(text for text in (row["reason"], reason) if text)
 
 
-def _stalls(bag: str, camera: str, frames: list[tuple[float, float, float | None]]) -> list[dict[str, Any]]:
+def _stalls(
+    bag: str, camera: str, played: list[tuple[float, float]], came: list[tuple[float, float]]
+) -> list[dict[str, Any]]:
     """Gaps between masks, in real time; the playing of the first and last image count as ends of gaps too.
 
     Args:
-        frames: of each image its place in the recording, when it was played, and when its mask came, in seconds.
+        played: of each image its place in the recording and when it was played, in seconds.
+        came: of each mask when it was heard, and the place of its image.
     """
-    came = sorted((heard, time_s) for time_s, _, heard in frames if heard is not None)
-    if not frames:
+    if not played:
         return []
+    came = sorted(came)
     steps = [later[0] - earlier[0] for earlier, later in zip(came, came[1:], strict=False)]
     limit = max(STALL_S, STALL_PERIODS * median(steps)) if steps else STALL_S
-    first, last = frames[0], frames[-1]
+    first, last = played[0], played[-1]
     ends = [(first[1], first[0]), *came, *([(last[1], last[0])] if not came or last[1] > came[-1][0] else [])]
     return [
         {"bag": bag, "camera": camera, "start_s": earlier[1], "length_s": later[0] - earlier[0]}

@@ -19,6 +19,7 @@ from drive_seg.replay.evaluation.reading import Reading
 from drive_seg.replay.evaluation.recorded import TOPICS
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, Topic
+from drive_seg.replay.sources.topics import image_topic_of, ros2_name
 from drive_seg.runtimes import preparation
 
 STEP_S = 0.2
@@ -57,10 +58,8 @@ class Cast:
         if choice.input_size is not None:
             parameters["input_size"] = list(choice.input_size)
         for camera, topic in self.cameras.items():
-            base = _absolute(topic.name)
-            is_compressed = topic.type == COMPRESSED
-            parameters[f"{camera}.image_topic"] = base.removesuffix("/compressed") if is_compressed else base
-            parameters[f"{camera}.transport"] = "compressed" if is_compressed else "raw"
+            parameters[f"{camera}.image_topic"] = image_topic_of(topic)
+            parameters[f"{camera}.transport"] = "compressed" if topic.type == COMPRESSED else "raw"
         # JSON is YAML, which ROS reads them as, with every text in quotes: a camera may be called "on".
         given = (f"{name}:={json.dumps(value)}" for name, value in parameters.items())
         return ["--ros-args", *(part for text in given for part in ("-p", text))]
@@ -150,4 +149,5 @@ def _tails(*children: Child) -> str:
 
 
 def _absolute(topic: str) -> str:
-    return topic if topic.startswith("/") else f"/{topic}"
+    """The absolute name under which the player publishes a topic of the recording."""
+    return f"/{ros2_name(topic).lstrip('/')}"

@@ -145,15 +145,13 @@ def classes_of(model: str) -> LabelMap:
 
 def works_of(sources: Mapping[str, str], template: Work) -> list[Work]:
     """The work at each recording (name -> source): as the template, with folders of its own."""
-    from drive_seg.replay.evaluation.output import BAGS
+    from drive_seg.replay.evaluation.output import BAGS, distinct_names
 
-    def folder(name: str) -> str:
-        return name.replace("/", "_").replace(":", "_").lstrip(".") or "bag"
-
+    folders = distinct_names(sources)
     made = []
     for name, source in sources.items():
-        output = template.output / BAGS / folder(name) if template.output is not None else None
-        against = os.path.join(template.against, BAGS, folder(name)) if template.against else ""
+        output = template.output / BAGS / folders[name] if template.output is not None else None
+        against = os.path.join(template.against, BAGS, folders[name]) if template.against else ""
         truth = template.truth
         if truth.folder is not None and (truth.folder / name).is_dir():
             truth = replace(truth, folder=truth.folder / name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +16,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from drive_seg.labels import LabelMap
 from drive_seg.overlay import blend, legend_panel
 from drive_seg.replay.bag_writer import BagError, BagWriter, reliable
+from drive_seg.replay.evaluation.output import distinct_names
 from drive_seg.replay.video import OverlayVideo
 
 IMAGE, STRING, LABEL_INFO = "sensor_msgs/msg/Image", "std_msgs/msg/String", "vision_msgs/msg/LabelInfo"
@@ -138,7 +138,7 @@ class Overlays:
 
     def __init__(self, folder: Path, cameras: list[str], fps: float, label_map: LabelMap) -> None:
         self._fps, self._label_map = fps, label_map
-        names = {camera: re.sub(r"[^\w.-]+", "_", camera) for camera in cameras}
+        names = distinct_names(cameras)
         self._paths = {
             camera: folder / ("overlay.mp4" if len(cameras) == 1 else f"overlay_{name}.mp4")
             for camera, name in names.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,16 @@ RECORDED, LOGS, BAGS = "recorded", "logs", "by_bag"
 """Folders beside the report: what a live run published, what its processes printed, masks and videos of many bags."""
 RUN, RUN_LOGS = (RECORDED, f"{RECORDED}.partial"), {"node.log", "recorder.log", "player.log"}
 DIGITS = 6
+
+
+def distinct_names(titles: Iterable[str]) -> dict[str, str]:
+    """A file name for each title, such as a camera's name: without slashes and the like, and no two alike."""
+    names: dict[str, str] = {}
+    for title in titles:
+        plain = re.sub(r"[^\w.-]+", "_", title).lstrip(".") or "_"
+        tries = (plain, *(f"{plain}_{number}" for number in range(2, 2 + len(names))))
+        names[title] = next(name for name in tries if name not in names.values())
+    return names
 
 
 def check_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from drive_seg.labels import LabelMap
 from drive_seg.replay.evaluation.plots import clock, number
 from drive_seg.replay.evaluation.records import FATES
+from drive_seg.replay.sources.topics import so_many
 
 NONE = "n/a"
 MOST_DETAILS = 12
@@ -115,7 +116,7 @@ def in_short(report: Mapping[str, Any]) -> str:
         of_pixels = f"{percent(right)} of the labelled pixels are right; " if right is not None else ""
         parts.append(
             f"{of_pixels}averaged over the classes, prediction and truth overlap by {percent(miou)} (mIoU), "
-            f"measured on {count(frames.get('scored'))} frames with truth."
+            f"measured on {so_many(number(frames.get('scored')) or 0, 'frame')} with truth."
         )
     else:
         parts.append("There was no truth to compare with, so this page tells about health and steadiness only.")
@@ -205,7 +206,8 @@ def figures(report: Mapping[str, Any], label_map: LabelMap) -> list[Figure]:
 
 def notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Notice]:
     """What a reader has to know before believing the figures, the worst first."""
-    found = [*_bag_notices(report), *_frame_notices(report, rows), *_truth_notices(report, rows)]
+    found = [*_bag_notices(report), *_stamp_notices(report), *_frame_notices(report, rows)]
+    found += _truth_notices(report, rows)
     stalls = report.get("stalls") or []
     if stalls:
         longest = sorted(stalls, key=lambda stall: -stall["length_s"])
@@ -213,7 +215,7 @@ def notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
             f"{_where(stall)} at {clock(stall['start_s'], stall['start_s'] >= 120, 1)}: {stall['length_s']:.1f} s"
             for stall in longest
         ]
-        found.append(Notice("bad", f"{_so_many(len(stalls), 'stall')}: times in which no mask came", _some(said)))
+        found.append(Notice("bad", f"{so_many(len(stalls), 'stall')}: times in which no mask came", _some(said)))
     told = [text.strip() for row in rows for text in str(row.get("warnings") or "").split(";") if text.strip()]
     if told:
         found.append(Notice("bad", "Masks or images that looked suspicious", _some(_counted(told))))
@@ -248,11 +250,25 @@ def _bag_notices(report: Mapping[str, Any]) -> list[Notice]:
     partly = [f"{bag['name']}: {bag['reason']}" for bag in bags if bag["status"] == "ok" and bag["reason"]]
     found = []
     if failed:
-        text = f"{len(failed)} of {_so_many(len(bags), 'bag')} could not be judged and are not in the figures"
+        text = f"{len(failed)} of {so_many(len(bags), 'bag')} could not be judged and are not in the figures"
         found.append(Notice("bad", text, _some(failed)))
     if partly:
-        found.append(Notice("note", f"{_so_many(len(partly), 'bag')} with a remark", _some(partly)))
+        found.append(Notice("note", f"{so_many(len(partly), 'bag')} with a remark", _some(partly)))
     return found
+
+
+def _stamp_notices(report: Mapping[str, Any]) -> list[Notice]:
+    frames = report.get("frames") or {}
+    kinds = {"repeated": "the stamp of an earlier one", "backward": "an earlier stamp than the one before"}
+    why = (
+        "Stamps must tell images apart. Where as many masks or labels as images have one stamp they are paired in "
+        "order; where not, they are neither scored nor timed."
+    )
+    return [
+        Notice("bad", f"{so_many(n, 'image')} with {what}", [why])
+        for key, what in kinds.items()
+        if (n := number(frames.get(key)))
+    ]
 
 
 def _frame_notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Notice]:
@@ -272,7 +288,7 @@ def _frame_notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
             lines = _counted([str(row["reason"]) for row in rows if row["fate"] == fate and row["reason"]])
             lines = [f"{fate} means: {FATE_MEANING[fate]}", *lines]
             found.append(
-                Notice("bad", f"{_so_many(n, 'frame')} {fate} ({percent(n / received)} of received)", _some(lines))
+                Notice("bad", f"{so_many(n, 'frame')} {fate} ({percent(n / received)} of received)", _some(lines))
             )
     return found
 
@@ -284,7 +300,7 @@ def _truth_notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
         return []
     found = []
     if odd := [str(row["reason"]) for row in rows if row["fate"] == "published" and row["reason"]]:
-        found.append(Notice("bad", f"{_so_many(len(odd), 'published frame')} with a remark", _some(_counted(odd))))
+        found.append(Notice("bad", f"{so_many(len(odd), 'published frame')} with a remark", _some(_counted(odd))))
     if not scored:
         text = "No truth was found, so there is no mIoU and nothing that depends on it"
         mend = (
@@ -293,8 +309,8 @@ def _truth_notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
         )
         return [*found, Notice("note", text, [mend])]
     if bare:
-        text = f"{_so_many(bare, 'published frame')} without truth: not in mIoU, in all other figures"
-        found.append(Notice("note", text, [f"{count(scored)} frames were scored."]))
+        text = f"{so_many(bare, 'published frame')} without truth: not in mIoU, in all other figures"
+        found.append(Notice("note", text, [f"{so_many(scored, 'frame')} scored."]))
     return found
 
 
@@ -304,17 +320,11 @@ def _counted(texts: Sequence[str]) -> list[str]:
     for text in texts:
         groups.setdefault(re.sub(r"\d+([.,]\d+)*", "0", text), []).append(text)
     largest = sorted(groups.values(), key=len, reverse=True)
-    return [
-        f"{'such as: ' if len(set(same)) > 1 else ''}{same[0]} ({_so_many(len(same), 'frame')})" for same in largest
-    ]
+    return [f"{'such as: ' if len(set(same)) > 1 else ''}{same[0]} ({so_many(len(same), 'frame')})" for same in largest]
 
 
 def _where(stall: Mapping[str, Any]) -> str:
     return f"{stall['bag']}, {stall['camera']}" if stall.get("bag") else str(stall["camera"])
-
-
-def _so_many(n: float, what: str) -> str:
-    return f"{n:,.0f} {what}{'' if n == 1 else 's'}"
 
 
 def _some(lines: list[str]) -> list[str]:

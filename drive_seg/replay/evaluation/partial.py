@@ -58,6 +58,7 @@ class Partial:
             tell.
         groups: the class ids of each of the G groups that truths may hold instead of a class, as C + g.
         reliability: of the model's confidence beside the truths; None if it was not looked at.
+        repeated, backward: how many images have a stamp that one before them of the same camera had, or an earlier one.
     """
 
     label_map: LabelMap
@@ -76,6 +77,8 @@ class Partial:
     ledger: dict[str, int] | None = None
     groups: tuple[tuple[int, ...], ...] = ()
     reliability: Reliability | None = None
+    repeated: int = 0
+    backward: int = 0
 
     def shown_map(self) -> LabelMap:
         """What the ids of truths mean: the label map's classes, then the groups."""
@@ -183,6 +186,8 @@ def merge(partials: Sequence[Partial], worst: int = 12) -> Partial:
         sum(part.in_source for part in partials),
         groups=groups,
         reliability=_together([part.reliability for part in partials if part.reliability is not None]),
+        repeated=sum(part.repeated for part in partials),
+        backward=sum(part.backward for part in partials),
     )
 
 

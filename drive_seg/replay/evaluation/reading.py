@@ -1,23 +1,22 @@
-"""Every image of a source's cameras, each once and in order; and masks of a bag, found by their stamps."""
+"""Every image of a source's cameras, each once and in order."""
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from drive_seg.image_messages import ImageError
-from drive_seg.replay.sources import COMPRESSED, Record, Source, SourceError, Topic, open_source
+from drive_seg.replay.sources import COMPRESSED, IMAGE, Record, Source, Topic, open_source
 from drive_seg.replay.sources.folder import FolderSource, images_in
 from drive_seg.replay.sources.frames import FALLBACK_FPS, FIRST_STAMP_NS, FrameSource
-from drive_seg.replay.sources.record import listed
+from drive_seg.replay.sources.topics import cameras_of, no_cameras
 
-DEPTH_ENCODINGS = ("16UC1", "32FC1")
 TRUTH = "label_truth"
 RATE_FRAMES = 10
 
@@ -73,7 +72,8 @@ class Reading:
         stems: the names of an image folder's files without suffix, by number; empty for other sources.
         expected: how many images there will be, where that is known.
         damaged: how many messages or images could not be read in the latest iteration.
-        truncated: why the latest iteration ended early, else empty.
+        truncated: what of the recording the latest iteration lost, and why, else empty.
+        repeated, backward: stamps of the latest iteration that came before or go back, see :class:`Source`.
 
     Raises:
         SourceError: the source cannot be read, or holds no such images.
@@ -96,13 +96,14 @@ class Reading:
         if isinstance(whole, FolderSource):
             self.stems = [file.stem for file in (images_in(path) if path.is_dir() else [path])]
         found = open_source(spec, topics, fps=part.fps).topics if topics is not None else self.available
-        images = [topic for topic in found if topic.type.endswith("Image") and not _fits(topic, ignored)]
-        chosen = images if topics is not None else _cameras(images)
+        images = [topic for topic in found if topic.type in (IMAGE, COMPRESSED) and not _fits(topic, ignored)]
+        chosen = images if topics is not None else cameras_of(images)
         if not chosen:
-            raise SourceError(f"{spec} has no camera images; it has {listed(self.available)}.")
+            raise no_cameras(spec, found)
         self.topics = camera_names(chosen)
         self.expected = self._expected()
-        self.damaged, self.truncated = 0, ""
+        self.damaged, self.truncated, self.repeated, self.backward = 0, "", 0, 0
+        self._first_ns: dict[str, int] = {}
 
     def rate(self) -> float:
         """Images a second of the first camera, from the stamps of the first few; 10 where they do not tell."""
@@ -110,14 +111,38 @@ class Reading:
             return self._fps
         stamps: list[int] = []
         for record in self.part.open(self.spec, [next(iter(self.topics.values()))]):
-            stamps.append(record.stamp_ns)
+            stamps.append(record.moment_ns)
             if len(stamps) == RATE_FRAMES:
                 break
         steps = np.diff(sorted(set(stamps)))
         return float(np.clip(1e9 / np.median(steps), 0.1, 1000)) if steps.size else FALLBACK_FPS
 
+    def place_of(self, taken: Taken) -> tuple[int, int]:
+        """(place, count): the image's place, from 0, among its camera's images with its stamp, and how many these are.
+
+        Both are of the whole recording, whatever the part. The first call reads a bag's images once through.
+        """
+        if not self.is_bag:
+            return 0, 1
+        times, numbers = self._stamped[taken.camera]
+        same = numbers[taken.record.stamp_ns]
+        return bisect_left(same, bisect_left(times, self._first_ns[taken.camera]) + taken.number), len(same)
+
+    @cached_property
+    def _stamped(self) -> dict[str, tuple[list[int], dict[int, list[int]]]]:
+        """Camera -> record times of all its images, and stamp -> numbers of the images with it."""
+        names = {topic: camera for camera, topic in self.topics.items()}
+        found: dict[str, tuple[list[int], dict[int, list[int]]]] = {
+            camera: ([], defaultdict(list)) for camera in self.topics
+        }
+        for record in open_source(self.spec, list(names)):
+            times, numbers = found[names[record.topic]]
+            numbers[record.stamp_ns].append(len(times))
+            times.append(record.time_ns)
+        return found
+
     def __iter__(self) -> Iterator[Taken]:
-        self.damaged, self.truncated = 0, ""
+        self.damaged, self.truncated, self.repeated, self.backward = 0, "", 0, 0
         wanted = list(self.topics.values())
         if self.is_bag:
             yield from self._numbered(self.part.open(self.spec, wanted))
@@ -129,10 +154,13 @@ class Reading:
         counts: Counter[str] = Counter()
         for record in source:
             camera = names[record.topic]
+            if not counts[camera]:
+                self._first_ns[camera] = record.time_ns
             yield Taken(camera, counts[camera], record)
             counts[camera] += 1
             self.damaged = source.skipped
         self.damaged, self.truncated = source.skipped, source.truncated
+        self.repeated, self.backward = source.repeated, source.backward
 
     def _with_labels(self, source: Source) -> Iterator[Taken]:
         camera, topic = next(iter(self.topics.items()))
@@ -159,56 +187,6 @@ class Reading:
         return self.part.frames * len(chosen) if count is None else min(self.part.frames * len(chosen), count)
 
 
-class StampedMasks:
-    """The label images of one topic of a bag, asked for by stamp in about the order in which they lie there.
-
-    Only those that were passed on the way and not asked for yet are kept, as PNG. Of several with one stamp the first
-    counts.
-
-    Args:
-        spec: the bag.
-        topic: the topic of its label images.
-
-    Raises:
-        SourceError: the bag cannot be read or lacks the topic.
-    """
-
-    def __init__(self, spec: str, topic: str) -> None:
-        self._ahead = {record.stamp_ns for record in open_source(spec, [topic])}
-        self._records = iter(open_source(spec, [topic]))
-        self._passed: dict[int, bytes | ImageError] = {}
-        self._latest: tuple[int, np.ndarray] | None = None
-
-    def find(self, stamp_ns: int) -> np.ndarray | None:
-        """The mask with exactly this stamp, uint8 [H, W]; None if there is none.
-
-        Raises:
-            ImageError: it cannot be decoded.
-        """
-        if self._latest is not None and self._latest[0] == stamp_ns:  # two images may have one stamp
-            return self._latest[1]
-        if stamp_ns in self._passed:
-            kept = self._passed.pop(stamp_ns)
-            if isinstance(kept, ImageError):
-                raise kept
-            return self._keep(stamp_ns, cv2.imdecode(np.frombuffer(kept, np.uint8), cv2.IMREAD_UNCHANGED))
-        while stamp_ns in self._ahead:
-            record = next(self._records, None)
-            if record is None:
-                raise ImageError("it cannot be read a second time: the bag is changing")
-            if record.stamp_ns not in self._ahead:
-                continue
-            self._ahead.discard(record.stamp_ns)
-            if record.stamp_ns == stamp_ns:
-                return self._keep(stamp_ns, record.label())
-            self._passed[record.stamp_ns] = _packed(record)
-        return None
-
-    def _keep(self, stamp_ns: int, mask: np.ndarray) -> np.ndarray:
-        self._latest = stamp_ns, mask
-        return mask
-
-
 def camera_names(topics: Sequence[Topic]) -> dict[str, str]:
     """Camera -> image topic. A camera is called as the folder of its topic: ``/front/image_raw/compressed`` is "front".
 
@@ -222,16 +200,6 @@ def camera_names(topics: Sequence[Topic]) -> dict[str, str]:
     }
 
 
-def _cameras(topics: Sequence[Topic]) -> list[Topic]:
-    pictures = [
-        topic
-        for topic in topics
-        if topic.is_camera and topic.encoding not in DEPTH_ENCODINGS and not topic.name.endswith("/compressedDepth")
-    ]
-    raw = {topic.name for topic in pictures if topic.type != COMPRESSED}
-    return [topic for topic in pictures if topic.name.removesuffix("/compressed") not in raw - {topic.name}]
-
-
 def _fits(topic: Topic, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(topic.name.strip("/"), pattern.strip("/")) for pattern in patterns)
 
@@ -241,10 +209,3 @@ def _folder(topic: Topic) -> str:
     if topic.type == COMPRESSED:
         base = base.removesuffix("/compressed")
     return base.rpartition("/")[0] or base
-
-
-def _packed(record: Record) -> bytes | ImageError:
-    try:
-        return cv2.imencode(".png", record.label())[1].tobytes()
-    except ImageError as error:
-        return error

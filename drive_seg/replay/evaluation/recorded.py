@@ -14,7 +14,7 @@ import numpy as np
 from drive_seg.labels import LabelMap
 from drive_seg.replay.evaluation.records import FATES
 from drive_seg.replay.sources import SourceError, open_source
-from drive_seg.replay.sources.record import listed
+from drive_seg.replay.sources.topics import listed
 
 LABEL, LABEL_MAP = "segmentation/label", "segmentation/label_map"
 PROCESSING = "segmentation/debug/processing_time_ms"

@@ -67,8 +67,9 @@ class Report(TypedDict):
     ``confusion`` counts pixels: rows are true classes, columns predicted ones and, last, void or no class; None
     without truth. ``classes`` have ``name``, ``color`` (RGB), ``iou``, ``precision``, ``recall``, ``boundary_f1``,
     ``share`` (of the true pixels) and ``predicted_share`` (of the pixels of all masks). ``frames`` counts
-    ``in_source``, ``received``, each of ``FATES``, ``scored`` and ``without_truth``. ``against`` compares on the frames
-    that both have. ``reliability`` is :meth:`drive_seg.reliability.Reliability.to_dict`.
+    ``in_source``, ``received``, each of ``FATES``, ``scored`` and ``without_truth``, and the images whose
+    stamp is ``repeated`` or goes ``backward``. ``against`` compares on the frames that both have.
+    ``reliability`` is :meth:`drive_seg.reliability.Reliability.to_dict`.
     """
 
     miou: float | None

@@ -140,6 +140,8 @@ def _frames(partial: Partial) -> dict[str, int]:
         **(partial.ledger or {}),
         "scored": scored,
         "without_truth": fates["published"] - scored,
+        "repeated": partial.repeated,
+        "backward": partial.backward,
     }
 
 

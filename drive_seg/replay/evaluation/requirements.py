@@ -24,7 +24,7 @@ FORM = re.compile(
 )
 SHARES = ("miou", "f_miou", "pixel_accuracy", "boundary_f1", "flicker")
 TIMES = ("p50", "p95", "p99", "max")
-COUNTS = ("in_source", "received", *FATES, "scored", "without_truth")
+COUNTS = ("in_source", "received", *FATES, "scored", "without_truth", "repeated", "backward")
 BY_CLASS = ("iou", "precision", "recall", "boundary_f1", "share", "predicted_share")
 BY_CLASS_AGAINST = {"agreement": "agreement", "iou_gain": "difference"}
 """Figures of a class in the comparison with another model or run -> how report.json calls them there."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from drive_seg.labels import LabelMap
 from drive_seg.replay.evaluation.output import MASKS, is_report
-from drive_seg.replay.evaluation.reading import StampedMasks
+from drive_seg.replay.evaluation.reading import Reading, Taken
+from drive_seg.replay.evaluation.stamped_masks import StampedMasks
 from drive_seg.replay.evaluation.truths import same_classes
 from drive_seg.replay.sources import SourceError, open_source
 from drive_seg.segmenter import Segmenter
@@ -24,7 +25,7 @@ class OtherModel:
         self._segmenter = segmenter
         self._table = same_classes(segmenter.label_map, target, "the other model", "the model")
 
-    def of(self, camera: str, stamp_ns: int, image: np.ndarray) -> np.ndarray | None:
+    def of(self, taken: Taken, image: np.ndarray) -> np.ndarray | None:
         """Its mask of an image, uint8 [H, W], in the ids of the model."""
         return self._table[self._segmenter(image).label]
 
@@ -35,31 +36,33 @@ class OtherRun:
     Args:
         folder: its OUT_DIR.
         target: the ids in which its masks are wanted.
+        reading: the images.
 
     Raises:
         SourceError: it kept no masks, or they cannot be read.
         ValueError: its classes are not the model's.
     """
 
-    def __init__(self, folder: Path, target: LabelMap) -> None:
-        self._file = folder / MASKS
+    def __init__(self, folder: Path, target: LabelMap, reading: Reading) -> None:
+        self._file, self._reading = folder / MASKS, reading
         if not self._file.is_file():
             raise SourceError(f"{folder} has no {MASKS}: repeat that run with --masks, or name its checkpoint.")
         self._topics = {topic.name.strip("/"): topic.name for topic in open_source(self._file, ["*"]).topics}
         self._masks: dict[str, StampedMasks | None] = {}
         self._table = same_classes(self._label_map(), target, "the other run", "the model")
 
-    def of(self, camera: str, stamp_ns: int, image: np.ndarray) -> np.ndarray | None:
-        """Its mask with exactly this stamp, uint8 [H, W], in the ids of the model; None if there is none.
+    def of(self, taken: Taken, image: np.ndarray) -> np.ndarray | None:
+        """Its mask of exactly this stamp, uint8 [H, W], in the ids of the model; None if there is none.
 
         Raises:
-            ImageError: it cannot be decoded.
+            ImageError: it cannot be decoded, or several images or masks have the stamp.
         """
+        camera = taken.camera
         if camera not in self._masks:
             topic = self._topics.get(f"{camera}/{LABEL}")
-            self._masks[camera] = StampedMasks(str(self._file), topic) if topic else None
+            self._masks[camera] = StampedMasks(str(self._file), topic, self._reading) if topic else None
         masks = self._masks[camera]
-        mask = masks.find(stamp_ns) if masks is not None else None
+        mask = masks.find(taken) if masks is not None else None
         return None if mask is None else self._table[mask]
 
     def _label_map(self) -> LabelMap:

@@ -14,7 +14,8 @@ import numpy as np
 from drive_seg.image_messages import ImageError, decode_label
 from drive_seg.label_groups import known_meaning, translation
 from drive_seg.labels import CITYSCAPES19, VOID, LabelMap, label_map
-from drive_seg.replay.evaluation.reading import TRUTH, Reading, StampedMasks, Taken
+from drive_seg.replay.evaluation.reading import TRUTH, Reading, Taken
+from drive_seg.replay.evaluation.stamped_masks import StampedMasks
 from drive_seg.replay.sources import SourceError, open_source
 from drive_seg.replay.sources.folder import natural_order
 
@@ -99,7 +100,7 @@ def open_truths(choice: TruthChoice, reading: Reading, target: LabelMap) -> tupl
         find = dict.fromkeys(reading.topics, _beside)
     else:
         topics = _truth_topics(choice.topic, reading)
-        find = {camera: _of_topic(reading.spec, topic) for camera, topic in topics.items()}
+        find = {camera: StampedMasks(reading.spec, topic, reading).find for camera, topic in topics.items()}
     if not find:
         if choice.is_asked_for:
             raise SourceError(
@@ -155,11 +156,6 @@ def _truth_table(source: LabelMap, target: LabelMap, groups: list[tuple[int, ...
 
 def _beside(taken: Taken) -> np.ndarray | None:
     return taken.truth.label() if taken.truth is not None else None
-
-
-def _of_topic(spec: str, topic: str) -> Find:
-    masks = StampedMasks(spec, topic)
-    return lambda taken: masks.find(taken.record.stamp_ns)
 
 
 def _map_beside(reading: Reading, topic: str | None) -> LabelMap | None:
@@ -230,6 +226,7 @@ class LabelFiles:
     def __init__(self, folder: Path, reading: Reading) -> None:
         files = sorted((p for p in folder.glob("*.png") if not p.name.startswith(".")), key=natural_order)
         self._files: dict[int | str, Path] = {}
+        self._reading, self._by_stamp = reading, False
         self._key: Callable[[Taken], int | str]
         own = [file for file in files if file.stem in set(reading.stems)]
         stamped = [file for file in files if STAMP.fullmatch(file.stem)]
@@ -239,7 +236,7 @@ class LabelFiles:
             self._key = lambda taken: reading.stems[taken.number]
             self._add(own, lambda stem: stem)
         elif stamped or split:
-            self._key = lambda taken: taken.record.stamp_ns
+            self._key, self._by_stamp = lambda taken: taken.record.stamp_ns, True
             self._add(stamped, int) if stamped else self._add(split, _joined_stamp)
         elif numbered:
             if reading.is_bag and reading.part.start > 0:
@@ -259,11 +256,13 @@ class LabelFiles:
         """The label of an image, uint8 [H, W] as stored; None if it has none.
 
         Raises:
-            ImageError: the file is no such label.
+            ImageError: the file is no such label, or several images have its stamp.
         """
         path = self._files.get(self._key(taken))
         if path is None:
             return None
+        if self._by_stamp and (images := self._reading.place_of(taken)[1]) > 1:
+            raise ImageError(f"{path.name}: {images} images have its stamp, and whose it is is not known")
         try:
             return decode_label(SimpleNamespace(format="png", data=path.read_bytes()))
         except (OSError, ImageError) as error:

@@ -9,19 +9,9 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from drive_seg.replay.sources.record import (
-    BAG_SUFFIXES,
-    CAMERA_INFO,
-    COMPRESSED,
-    IMAGE,
-    FirstFrames,
-    Frame,
-    Record,
-    Serialized,
-    Source,
-    SourceError,
-    Topic,
-)
+from drive_seg.replay.sources.file_kinds import METADATA, is_bag, refuse_pointer
+from drive_seg.replay.sources.record import FirstFrames, Frame, Record, Serialized, Source
+from drive_seg.replay.sources.topics import CAMERA_INFO, COMPRESSED, IMAGE, SourceError, Topic
 
 __all__ = [
     "CAMERA_INFO",
@@ -51,8 +41,8 @@ def open_source(
     """Open whatever ``spec`` names.
 
     Args:
-        spec: a rosbag2 folder, a .mcap, .db3 (also .zstd) or .bag file, a video, a folder of images, one image, or a
-            synthetic drive such as ``synth:seed=3,frames=100,size=640x360,fps=10``.
+        spec: a rosbag2 folder or its metadata.yaml, a .mcap, .db3 (also .zstd) or .bag file, a video, a folder of
+            images, one image, or a synthetic drive such as ``synth:seed=3,frames=100,size=640x360,fps=10``.
         topics: patterns (``*``, ``?``) of topics to yield; None takes a bag's images (but for
             recorded masks), else everything.
         start, duration: the slice to yield, in seconds from the beginning.
@@ -92,7 +82,11 @@ def _open(
     path = Path(spec).expanduser()
     if not path.exists():
         raise SourceError(f"{spec} does not exist.")
-    if _is_bag(path):
+    if path.name == METADATA:
+        path = path.absolute().parent
+    if path.is_file():
+        refuse_pointer(path)
+    if is_bag(path):
         try:
             bag = importlib.import_module("drive_seg.replay.sources.bag")
         except ImportError as error:
@@ -103,13 +97,6 @@ def _open(
 
     kind = FolderSource if path.is_dir() or path.suffix.lower() in SUFFIXES else VideoSource
     return kind(path, camera, fps, topics, start, duration)
-
-
-def _is_bag(path: Path) -> bool:
-    # By name alone: what lies in the files is for rosbags to say, which need not be installed.
-    if path.is_file():
-        return path.name.endswith(BAG_SUFFIXES)
-    return (path / "metadata.yaml").is_file() or any(file.name.endswith(BAG_SUFFIXES) for file in path.iterdir())
 
 
 def _with_camera_info(source: Source, camera_info: bool | str | Path) -> Source:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, Nodetype, QosDurability
@@ -17,18 +18,9 @@ from rosbags.typesys.store import Typestore
 from drive_seg.replay.sources.bag_files import OpenedBag, bag_files
 from drive_seg.replay.sources.bag_types import nested_type, types_of
 from drive_seg.replay.sources.frames import check_slice
-from drive_seg.replay.sources.record import (
-    COMPRESSED,
-    IMAGE,
-    Record,
-    Serialized,
-    Source,
-    SourceError,
-    Topic,
-    choose,
-    listed,
-)
+from drive_seg.replay.sources.record import Record, Serialized, Source
 from drive_seg.replay.sources.scanned import in_words
+from drive_seg.replay.sources.topics import COMPRESSED, IMAGE, SourceError, Topic, choose, no_cameras, so_many
 
 HEADER = "std_msgs/msg/Header"
 
@@ -55,9 +47,7 @@ class BagSource(Source):
         self._files = bag_files(path)
         with self._opened() as bag:
             self._types = types_of(bag.connections, bag.is2)
-            by_name: dict[str, list[Connection]] = {}
-            for connection in bag.connections:
-                by_name.setdefault(connection.topic, []).append(connection)
+            by_name = self._of_one_type(bag.connections)
             self._begin, self._end = self._window(bag, start, duration)
             available = [_topic(name, connections) for name, connections in sorted(by_name.items())]
             chosen = self._chosen(available, topics)
@@ -69,16 +59,38 @@ class BagSource(Source):
         self.skipped, self.truncated, self.repeated, self.backward = 0, "", 0, 0
         with self._opened() as bag:
             converters = Converters(self._types, bag.is2)
-            names = {topic.name for topic in self.topics}
-            known = {c.topic for c in bag.connections if c.topic in names and converters.knows(c.msgtype)}
+            known = {topic.name: topic.type for topic in self.topics if converters.knows(topic.type)}
             if not known:
                 unknown = ", ".join(f"{t.name} ({t.type})" for t in self.topics)
                 raise SourceError(f"{self.spec} has nothing that can be read on {unknown}: no definition is known.")
             yield from self._counted(self._records(bag, known, converters))
+            self._lose([self._doubled[name] for name in known if name in self._doubled])
             if self._end is None or self._end > bag.end_time:
                 self._lose(self._files.lost)
 
-    def _records(self, bag: OpenedBag, topics: Collection[str], converters: Converters) -> Iterator[Record]:
+    def _of_one_type(self, connections: Sequence[Connection]) -> dict[str, list[Connection]]:
+        """Topic -> its connections of one type: of images if there are such, else that with the most messages.
+
+        ROS 2 lets a topic have one type only, whatever a bag holds.
+        """
+        by_type: dict[str, dict[str, list[Connection]]] = {}
+        for connection in connections:
+            by_type.setdefault(connection.topic, {}).setdefault(connection.msgtype, []).append(connection)
+        chosen: dict[str, list[Connection]] = {}
+        self._doubled: dict[str, str] = {}
+        for topic, types in by_type.items():
+            counts = {name: sum(connection.msgcount for connection in same) for name, same in types.items()}
+            kept = max(types, key=lambda name: (bool(counts[name]), name in (IMAGE, COMPRESSED), counts[name]))
+            chosen[topic] = types[kept]
+            if others := [f"{counts[name]} of {name}" for name in types if name != kept and counts[name]]:
+                self._doubled[topic] = (
+                    f"{topic} has messages of several types: {counts[kept]} of {kept} are read, "
+                    f"{' and '.join(others)} left out"
+                )
+                _warn_once(self._doubled[topic])
+        return chosen
+
+    def _records(self, bag: OpenedBag, topics: Mapping[str, str], converters: Converters) -> Iterator[Record]:
         messages = bag.messages(topics, self._begin, self._end)
         read = 0
         while True:
@@ -87,13 +99,10 @@ class BagSource(Source):
             except StopIteration:
                 return
             except Exception as error:  # rosbags lets struct, zstd, lz4 and sqlite errors through
-                self._lose([f"{self.spec} is damaged after {read} messages: {in_words(error)}"])
+                self._lose([f"{self.spec} is damaged after {so_many(read, 'message')}: {in_words(error)}"])
                 log.warning("%s.", self.truncated)
                 return
             read += 1
-            if not converters.knows(connection.msgtype):
-                self.skipped += 1
-                continue
             try:
                 message = converters.convert(data, connection.msgtype)
             except Exception as error:
@@ -130,7 +139,7 @@ class BagSource(Source):
             return choose(available, patterns, self.spec)
         images = tuple(topic for topic in available if topic.type in (IMAGE, COMPRESSED))
         if not images:
-            raise SourceError(f"{self.spec} has no image topic; it has {listed(available)}.")
+            raise no_cameras(self.spec, available)
         # Masks of an earlier run would be published beside those of the node that is to make new ones.
         return tuple(topic for topic in images if "/segmentation/" not in topic.name) or images
 
@@ -149,7 +158,7 @@ class BagSource(Source):
         if topic.type != IMAGE:
             return topic
         try:
-            _, _, data = next(bag.messages([topic.name]))
+            _, _, data = next(bag.messages({topic.name: topic.type}))
             message = Converters(self._types, bag.is2).convert(data, topic.type)
             return replace(topic, encoding=message.message().encoding)
         except Exception:  # an empty topic or a damaged message; reading on tells what is wrong
@@ -221,11 +230,19 @@ def _starts_with_header(typestore: Typestore, msgtype: str) -> bool:
     return bool(fields) and fields[0][1] == (Nodetype.NAME, HEADER)
 
 
+@cache
+def _warn_once(sentence: str) -> None:
+    """A warning that each opening of the same bag would repeat."""
+    log.warning("%s.", sentence)
+
+
 def _topic(name: str, connections: list[Connection]) -> Topic:
     def latched(connection: Connection) -> bool:
         if isinstance(connection.ext, ConnectionExtRosbag2):
             offered = connection.ext.offered_qos_profiles
-            return any(qos.durability == QosDurability.TRANSIENT_LOCAL for qos in offered)
+            # Where no QoS was recorded: static transforms are sent once, and always latched.
+            is_static = not offered and name.rpartition("/")[2] == "tf_static"
+            return is_static or any(qos.durability == QosDurability.TRANSIENT_LOCAL for qos in offered)
         return bool(connection.ext.latching)
 
     return Topic(name, connections[0].msgtype, any(latched(connection) for connection in connections))

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path, PurePath
@@ -18,18 +18,19 @@ import yaml
 from rosbags.interfaces import Connection
 from rosbags.rosbag1 import Reader as Reader1
 from rosbags.rosbag2 import Reader as Reader2
+from rosbags.typesys.msg import normalize_msgtype
 
-from drive_seg.replay.sources.record import BAG_SUFFIXES, SourceError
+from drive_seg.replay.sources.file_kinds import METADATA, ZSTD_MAGIC, bag_suffix, is_bag_name, is_packed, refuse_pointer
 from drive_seg.replay.sources.scanned import in_words
+from drive_seg.replay.sources.topics import SourceError, so_many
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd  # which rosbags brings
 
-ROS1 = (".bag", ".bag.active")
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-METADATA = "metadata.yaml"
+UNKNOWN_TYPE = "__schemaless__"
+"""What rosbags calls the type of a topic whose schema it did not find."""
 
 log = logging.getLogger("drive_seg.replay")
 
@@ -67,21 +68,24 @@ class OpenedBag:
 
     def __init__(self, readers: Sequence[Any], is2: bool) -> None:
         self.is2 = is2
-        self.connections: list[Connection] = [connection for reader in readers for connection in reader.connections]
+        self.connections: list[Connection] = [_named(each) for reader in readers for each in reader.connections]
         self.message_count: int = sum(reader.message_count for reader in readers)
         self.start_time: int = min(reader.start_time for reader in readers)
         self.end_time: int = max(reader.end_time for reader in readers)
         self._readers = readers
 
     def messages(
-        self, topics: Collection[str], start: int | None = None, stop: int | None = None
+        self, topics: Mapping[str, str], start: int | None = None, stop: int | None = None
     ) -> Iterator[tuple[Connection, int, bytes]]:
-        """The messages of some topics in the order of their record times, also across files."""
-        streams = []
-        for reader in self._readers:
-            if wanted := [connection for connection in reader.connections if connection.topic in topics]:
-                streams.append(reader.messages(wanted, start, stop))
-        for connection, time_ns, data in heapq.merge(*streams, key=lambda message: message[1]):
+        """The messages of some topics (name -> type) in the order of their record times, also across files."""
+
+        def stream(reader: Any) -> Iterator[tuple[Connection, int, bytes]]:
+            named = {each.id: _named(each) for each in reader.connections}
+            wanted = [each for each in reader.connections if topics.get(each.topic) == named[each.id].msgtype]
+            for connection, time_ns, data in reader.messages(wanted, start, stop) if wanted else ():
+                yield named[connection.id], time_ns, data
+
+        for connection, time_ns, data in heapq.merge(*map(stream, self._readers), key=lambda message: message[1]):
             # No CDR begins so. Read off the bytes, since a single file of a bag comes without its metadata.
             packed = self.is2 and bytes(data[:4]) == ZSTD_MAGIC
             yield connection, time_ns, zstd.decompress(data) if packed else data
@@ -104,7 +108,7 @@ class BagFiles:
         self.lost: list[str] = []
         self._folder: tempfile.TemporaryDirectory | None = None
         files = self._named(path) if path.is_dir() else [path]
-        self._is2 = not any(file.name.endswith(ROS1) for file in files)
+        self._is2 = not any(bag_suffix(file) == ".bag" for file in files)
         made = [self._reader(file, only=len(files) == 1) for file in files]
         self._readers = [make for make in made if make is not None]
         if not files and not self.lost:
@@ -126,8 +130,18 @@ class BagFiles:
         listed = _listed_files(folder)
         if listed is None:
             return unlisted_files(folder)
-        files = [folder / name for name in listed]
+        files = [_as_it_is_now(folder / name) for name in listed]
         missing = [file.name for file in files if not file.is_file()]
+        others = sorted(file for file in folder.iterdir() if is_bag_name(file.name) and file not in files)
+        if missing and len(missing) == len(others):  # they were renamed
+            log.warning(
+                "%s names %s, which is not there: taking %s.",
+                folder / METADATA,
+                ", ".join(missing),
+                ", ".join(file.name for file in others),
+            )
+            renamed = iter(others)
+            return [file if file.is_file() else next(renamed) for file in files]
         if missing:
             self.lost.append(f"{folder} lacks {', '.join(missing)}, which its {METADATA} names")
         return [file for file in files if file.is_file()]
@@ -138,9 +152,8 @@ class BagFiles:
             plain = self._plain(file)
             make = partial(Reader2 if self._is2 else Reader1, plain)
             with make() as reader:
-                # Without an index rosbags wants the messages in order, and ends at the first that is not.
-                unindexed = plain.suffix == ".mcap" and reader.message_count > 0 and not reader.storage.chunks
-            return self._scanned(plain, file) if unindexed else make
+                whole = plain.suffix != ".mcap" or _is_indexed(reader)
+            return make if whole else self._scanned(plain, file)
         except Exception as error:  # damaged files raise whatever their parser stumbled over
             try:
                 return self._scanned(self._plain(file), file)
@@ -164,21 +177,26 @@ class BagFiles:
         reader = Scanned(plain)
         if reader.damage:
             self.lost.append(
-                f"{file} was cut off or damaged: {reader.message_count} messages of "
+                f"{file} was cut off or damaged: {so_many(reader.message_count, 'message')} of "
                 f"{(reader.end_time - reader.start_time) / 1e9:.3f} s could be saved ({reader.damage})"
             )
         return lambda: nullcontext(reader)
 
     def _plain(self, file: Path) -> Path:
-        """The file itself, or an unpacked or completed copy of it."""
-        if file.name.endswith(".zstd"):
-            return self._copied(file, file.stem, _unpack)
+        """The file itself, or an unpacked or completed copy of it, or a link of the name that its contents ask for."""
+        refuse_pointer(file)
+        if is_packed(file):
+            name = file.name[:-5] if file.name.lower().endswith(".zstd") else f"unpacked_{file.name}"
+            return self._plain(self._copied(file, name, _unpack))
+        suffix = bag_suffix(file)
         log_file = file.with_name(file.name + "-wal")
-        if file.suffix == ".db3" and log_file.is_file() and log_file.stat().st_size:
+        if suffix == ".db3" and log_file.is_file() and log_file.stat().st_size:
             from drive_seg.replay.sources.scanned_sqlite import with_its_log
 
-            return self._copied(file, file.name, lambda source, copy: with_its_log(source, copy.parent))
-        return file
+            return self._plain(self._copied(file, file.name, lambda source, copy: with_its_log(source, copy.parent)))
+        if file.suffix == suffix or suffix == ".bag":
+            return file
+        return self._copied(file, file.name + suffix, lambda source, copy: copy.symlink_to(source.absolute()))
 
     def _copied(self, file: Path, name: str, make: Callable[[Path, Path], object]) -> Path:
         if self._folder is None:
@@ -199,7 +217,7 @@ def unlisted_files(folder: Path) -> list[Path]:
     Raises:
         SourceError: it cannot be told which of several files belong together.
     """
-    named = {file.name: file for file in folder.iterdir() if file.name.endswith(BAG_SUFFIXES)}
+    named = {file.name: file for file in folder.iterdir() if is_bag_name(file.name)}
     # A recorder that is killed while it compresses a file leaves the file and a part of the compressed one.
     doubled = {name for name in named if name.endswith(".zstd") and name.removesuffix(".zstd") in named}
     files = sorted((file for name, file in named.items() if name not in doubled), key=_number)
@@ -224,6 +242,34 @@ def _listed_files(folder: Path) -> list[str] | None:
         log.warning("%s cannot be read (%s): going by the files beside it.", folder / METADATA, in_words(error))
         return None
     return names or None
+
+
+def _named(connection: Connection) -> Connection:
+    """A topic with its type as ROS 2 writes it: some recorders leave out the "msg" of sensor_msgs/msg/Image."""
+    msgtype = connection.msgtype
+    return connection._replace(msgtype=normalize_msgtype(msgtype)) if msgtype.count("/") == 1 else connection
+
+
+def _is_indexed(reader: Reader2) -> bool:
+    """Whether a reader of rosbags finds all messages of an mcap file by its summary, as far as can be told.
+
+    Without a chunk index it wants them in order and ends at the first that is not; without a message index, channels or
+    schemas in the summary it finds none.
+    """
+    storage, known = reader.storage, {connection.id for connection in reader.connections}
+    return not reader.message_count or (
+        bool(storage.chunks)
+        and all(chunk.message_index_offsets for chunk in storage.chunks)
+        and storage.statistics.channel_message_counts.keys() <= known
+        and all(connection.msgtype != UNKNOWN_TYPE for connection in reader.connections)
+    )
+
+
+def _as_it_is_now(file: Path) -> Path:
+    """A file that was packed or unpacked since its name was written down."""
+    packed = file.with_name(file.name + ".zstd")
+    unpacked = file.with_name(file.name.removesuffix(".zstd"))
+    return next((path for path in (file, unpacked, packed) if path.is_file()), file)
 
 
 def _number(file: Path) -> tuple[int, str]:

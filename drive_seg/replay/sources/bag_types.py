@@ -10,7 +10,7 @@ from rosbags.interfaces import Connection, MessageDefinitionFormat, Nodetype
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from drive_seg.replay.message_types import definition
+from drive_seg.replay.message_types import definition, rihs01
 
 _IDL_RULE = "=" * 80 + "\n"
 
@@ -88,7 +88,8 @@ def _is_complete(name: str, types: dict[str, Any], seen: set[str]) -> bool:
 
 def _fits(store: Typestore, connection: Connection, is2: bool) -> bool:
     try:
-        hash_of = store.hash_rihs01 if is2 else lambda name: store.generate_msgdef(name)[1]
-        return hash_of(connection.msgtype) == connection.digest
+        if not is2:
+            return store.generate_msgdef(connection.msgtype)[1] == connection.digest
+        return connection.digest in (store.hash_rihs01(connection.msgtype), rihs01(store, connection.msgtype))
     except Exception:
         return False

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from sensor_msgs.msg import CameraInfo
 
-from drive_seg.replay.sources.record import CAMERA_INFO, COMPRESSED, Record, Source, SourceError, Topic
+from drive_seg.replay.sources.record import Record, Source
+from drive_seg.replay.sources.topics import CAMERA_INFO, COMPRESSED, SourceError, Topic
 from drive_seg.synth import SynthCamera
 
 

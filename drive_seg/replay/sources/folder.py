@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from drive_seg.image_files import decode_file, read_whole
 from drive_seg.replay.sources.frames import FALLBACK_FPS, FrameSource, log
-from drive_seg.replay.sources.record import SourceError
+from drive_seg.replay.sources.topics import SourceError, so_many
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -39,17 +39,19 @@ class FolderSource(FrameSource):
         return len(self._files)
 
     def _frames(self, first: int, stop: int | None) -> Iterator[tuple[int, np.ndarray, None]]:
-        read = 0
+        read, reason = 0, ""
         for index in range(first, len(self._files) if stop is None else stop):
-            image = read_image(self._files[index])
-            if image is None:
+            try:
+                image = decode_file(read_whole(self._files[index]))
+            except ValueError as error:
                 self.skipped += 1
-                log.warning("%s is not an image that OpenCV can read: skipped.", self._files[index])
+                reason = reason or str(error)
+                log.warning("%s %s: skipped.", self._files[index], error)
                 continue
             read += 1
             yield index, image, None
         if not read:
-            raise SourceError(f"None of the {self.skipped} images of {self.spec} can be read.")
+            raise SourceError(f"{self.spec}: none of {so_many(self.skipped, 'image')} can be read, the first {reason}.")
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -62,12 +64,3 @@ def natural_order(path: Path) -> tuple:
     """Sort key: digits count as numbers; the name itself settles what is left equal (01 and 1)."""
     parts = re.split(r"([0-9]+)", path.name.lower())
     return [int(part) if part.isdigit() else part for part in parts], path.name
-
-
-def read_image(path: Path) -> np.ndarray | None:
-    """uint8 [H, W, 3] BGR as stored (an EXIF orientation does not turn it); None if it cannot be read."""
-    try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        return cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    except (OSError, cv2.error):
-        return None

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from drive_seg.replay.sources.record import IMAGE, Frame, Record, Source, SourceError, Topic, choose
+from drive_seg.replay.sources.record import Frame, Record, Source
+from drive_seg.replay.sources.topics import IMAGE, SourceError, Topic, choose
 
 FALLBACK_FPS = 10.0
 FIRST_STAMP_NS = 1_000_000_000

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from drive_seg.image_messages import ImageError, decode, decode_label
-
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED = "sensor_msgs/msg/CompressedImage"
-BAG_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd", ".bag", ".bag.active")
-"""How the names of bags' files end; lower case, as ROS writes them."""
-CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-
-
-class SourceError(ValueError):
-    """A source cannot be opened or read on; the message is one sentence that names the mend where there is one."""
+from drive_seg.replay.sources.topics import COMPRESSED, IMAGE, SourceError, Topic, cameras_of, no_cameras
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +109,11 @@ class Record:
         return self.message.header.stamp.sec * 1_000_000_000 + self.message.header.stamp.nanosec
 
     @property
+    def moment_ns(self) -> int:
+        """The stamp, or ``time_ns`` where the stamp is 0, which is how ROS writes that none was set."""
+        return self.stamp_ns or self.time_ns
+
+    @property
     def frame_id(self) -> str:
         """The header's frame id; empty for a message without a header."""
         if not self.has_header:
@@ -162,26 +157,6 @@ class Record:
             raise ImageError(str(error)) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Topic:
-    """A topic of a source.
-
-    ``latched``: its publisher was transient local (tf_static, label_info). ``encoding``: that of the first
-    message of an Image topic, where it is known.
-    """
-
-    name: str
-    type: str
-    latched: bool = False
-    encoding: str = ""
-
-    @property
-    def is_camera(self) -> bool:
-        """Whether it holds a camera's pictures, going by type and name: not a mask, nor labels of any kind."""
-        is_label = "/segmentation/" in self.name or self.name.endswith("/label_truth")
-        return self.type in (IMAGE, COMPRESSED) and not is_label
-
-
 class Source(ABC):
     """Iterating yields ``Record`` in time order. It can be iterated again, from the start.
 
@@ -221,11 +196,11 @@ class FirstFrames(Source):
     """
 
     def __init__(self, source: Source, frames: int) -> None:
-        cameras = [topic.name for topic in source.topics if topic.is_camera]
+        cameras = [topic.name for topic in cameras_of(source.topics) or source.topics if topic.is_camera]
         if frames < 1:
             raise SourceError(f"The number of frames must be 1 or more, not {frames}.")
         if not cameras:
-            raise SourceError(f"{source.spec} has no camera images to count; it has {listed(source.topics)}.")
+            raise no_cameras(source.spec, source.topics)
         self.spec, self.topics = source.spec, source.topics
         self.seconds = source.seconds
         self._source, self._camera, self._frames = source, cameras[0], frames
@@ -243,25 +218,3 @@ class FirstFrames(Source):
     def _follow(self) -> None:
         self.skipped, self.truncated = self._source.skipped, self._source.truncated
         self.repeated, self.backward = self._source.repeated, self._source.backward
-
-
-def choose(available: Sequence[Topic], patterns: Sequence[str] | None, spec: str) -> tuple[Topic, ...]:
-    """The topics that the patterns name (``*`` and ``?`` as in a shell; a leading slash may be left out).
-
-    Raises:
-        SourceError: a pattern fits no topic.
-    """
-    if patterns is None:
-        return tuple(available)
-    chosen: list[Topic] = []
-    for pattern in patterns:
-        fitting = [t for t in available if fnmatchcase(t.name.lstrip("/"), pattern.lstrip("/"))]
-        if not fitting:
-            raise SourceError(f"{spec} has no topic '{pattern}'; it has {listed(available)}.")
-        chosen += [t for t in fitting if t not in chosen]
-    return tuple(t for t in available if t in chosen)
-
-
-def listed(topics: Sequence[Topic]) -> str:
-    """The topics with their types, for a message to the user."""
-    return ", ".join(f"{t.name} ({t.type})" for t in topics) or "no topics at all"

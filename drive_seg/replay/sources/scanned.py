@@ -1,4 +1,4 @@
-"""What the readers of files that were cut off share: blocks that are whole, read in the order of record times."""
+"""What the readers of files that rosbags refuses share: blocks that are whole, read in the order of record times."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from rosbags.interfaces import Connection
+import yaml
+from rosbags.interfaces import Connection, Qos
+from rosbags.rosbag2.metadata import parse_qos
+
+_NO_LIMIT = {"sec": 0, "nsec": 0}
+_UNSAID = {
+    **dict.fromkeys(("history", "reliability", "durability", "liveliness"), "unknown"),
+    **dict.fromkeys(("deadline", "lifespan", "liveliness_lease_duration"), _NO_LIMIT),
+    "depth": 0,
+    "avoid_ros_namespace_conventions": False,
+}
+"""What a QoS says of which nothing is said, in rosbag2's terms."""
 
 
 class ReadMessage(NamedTuple):
@@ -98,6 +109,24 @@ class ScannedFile(ABC):
             self._blocks.append(_Block(min(times), offset))
             self._counts.update(message.connection for message in messages)
             self.start_time, self.end_time = min(self.start_time, *times), max(self.end_time, max(times) + 1)
+
+
+def offered_qos(text: Any) -> list[Qos]:
+    """QoS of publishers as bags hold it, YAML or a list of mappings; also one mapping, or with keys left out.
+
+    Text written by hand or by other recorders must not cost a bag: what cannot be read is left out.
+    """
+    try:
+        loaded = yaml.safe_load(text) if isinstance(text, str) else text
+    except yaml.YAMLError:
+        return []
+    found: list[Qos] = []
+    for item in [loaded] if isinstance(loaded, dict) else loaded if isinstance(loaded, list) else ():
+        try:
+            found += parse_qos([{**_UNSAID, **item}])
+        except Exception:  # rosbags lets whatever a wrong kind of value raises through
+            continue
+    return found
 
 
 def in_words(error: Exception) -> str:

@@ -9,9 +9,8 @@ from mcap.exceptions import EndOfFile
 from mcap.records import Channel, Chunk, McapRecord, Message, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat
-from rosbags.rosbag2.metadata import parse_qos
 
-from drive_seg.replay.sources.scanned import ReadMessage, ScannedFile, in_words
+from drive_seg.replay.sources.scanned import ReadMessage, ScannedFile, in_words, offered_qos
 
 _FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 
@@ -69,7 +68,7 @@ class ScannedMcap(ScannedFile):
         schema = self._schemas.get(channel.schema_id)
         kind = _FORMATS.get(schema.encoding if schema else "", MessageDefinitionFormat.NONE)
         text = schema.data.decode("utf-8", "replace") if schema and kind != MessageDefinitionFormat.NONE else ""
-        offered = parse_qos(channel.metadata.get("offered_qos_profiles", ""))
+        offered = offered_qos(channel.metadata.get("offered_qos_profiles", ""))
         return Connection(
             channel.id,
             channel.topic,

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat
-from rosbags.rosbag2.metadata import parse_qos
+
+from drive_seg.replay.sources.scanned import offered_qos
 
 _FORMATS = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
 
@@ -74,7 +75,7 @@ class ScannedSqlite:
             definitions.get(topic["type"], MessageDefinition(MessageDefinitionFormat.NONE, "")),
             topic.get("type_description_hash", ""),
             counts.get(topic["id"], 0),
-            ConnectionExtRosbag2(topic["serialization_format"], parse_qos(topic.get("offered_qos_profiles", ""))),
+            ConnectionExtRosbag2(topic["serialization_format"], offered_qos(topic.get("offered_qos_profiles", ""))),
             self,
         )
 

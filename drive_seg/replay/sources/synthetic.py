@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from drive_seg.replay.sources.frames import FrameSource
-from drive_seg.replay.sources.record import SourceError
+from drive_seg.replay.sources.topics import SourceError
 from drive_seg.synth import SynthCamera, SynthDrive
 
 PREFIX = "synth:"

@@ -10,14 +10,20 @@ import cv2
 import numpy as np
 
 from drive_seg.replay.sources.frames import FALLBACK_FPS, FrameSource, log
-from drive_seg.replay.sources.record import SourceError
+from drive_seg.replay.sources.mp4_boxes import missing_bytes
+from drive_seg.replay.sources.topics import SourceError, so_many
+from drive_seg.replay.sources.video_colors import correction
 
 # Containers without a real rate answer 0, NaN, or their time base (1000, 90000).
 MOST_FPS = 480.0
 
 
 class VideoSource(FrameSource):
-    """The frames of a video at its mean rate. Stamps count from the first frame of the file."""
+    """The frames of a video at its mean rate. Stamps count from the first frame of the file.
+
+    How many frames there are is only known at the end: what a container says of it is an estimate, which files that
+    were cut without encoding anew, segments, and those of varying rate or with a longer sound track are far from.
+    """
 
     def __init__(
         self,
@@ -29,18 +35,19 @@ class VideoSource(FrameSource):
         duration: float | None,
     ) -> None:
         self._path = path
-        self._length, rate = self._probe()
+        estimate, rate = self._probe()
         super().__init__(str(path), camera, fps or rate, topics, start, duration)
+        if estimate is not None:
+            last = estimate if self._stop is None else min(self._stop, estimate)
+            frames = max(0, last - self._first)
+            self.expected, self.seconds = frames * len(self.topics), frames / self.fps
 
     def _probe(self) -> tuple[int | None, float]:
         capture = cv2.VideoCapture(str(self._path))
         try:
             # Only a frame proves that it is a video: some backends "open" anything.
             if not capture.isOpened() or not capture.grab():
-                raise SourceError(
-                    f"{self._path} is no recording that can be read: not a rosbag (.mcap, .db3, .bag or its folder), "
-                    "not an image, and OpenCV finds no video in it."
-                )
+                raise SourceError(self._why_none())
             rate = capture.get(cv2.CAP_PROP_FPS)
             count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         finally:
@@ -50,11 +57,22 @@ class VideoSource(FrameSource):
             rate = FALLBACK_FPS
         return (int(count) if math.isfinite(count) and count >= 1 else None), rate
 
-    def _count(self) -> int | None:
-        return self._length
+    def _why_none(self) -> str:
+        if missing := missing_bytes(self._path):
+            return (
+                f"{self._path} is a video that was cut off, {missing} bytes before its end: nothing of it can be read."
+            )
+        return (
+            f"{self._path} is no recording that can be read: not a rosbag (.mcap, .db3, .bag or its folder), "
+            "not an image, and OpenCV finds no video in it."
+        )
+
+    def _count(self) -> None:
+        return None
 
     def _frames(self, first: int, stop: int | None) -> Iterator[tuple[int, np.ndarray, None]]:
         capture = cv2.VideoCapture(str(self._path))
+        corrected = correction(self._path, capture)
         index = 0
         try:
             # Seeking lands on key frames with many codecs; running through is exact.
@@ -64,12 +82,18 @@ class VideoSource(FrameSource):
                 ok, image = capture.read()
                 if not ok:
                     break
-                yield index, image, None
+                yield index, image if corrected is None else corrected(image), None
                 index += 1
         finally:
             capture.release()
+        missing = missing_bytes(self._path) if stop is None or index < stop else 0
         if index <= first:
-            raise SourceError(f"{self._path} gives no frame at {first / self.fps:g} s; its end may be damaged.")
-        if stop is not None and index < stop:
-            self.truncated = f"{self._path} could be decoded up to frame {index} only, of {stop}"
+            reason = (
+                f"it was cut off, {missing} bytes before its end" if missing else f"it has {so_many(index, 'frame')}"
+            )
+            raise SourceError(f"{self._path} gives no frame at {first / self.fps:g} s: {reason}.")
+        if missing:
+            self.truncated = (
+                f"{self._path} was cut off, {missing} bytes before its end: {so_many(index, 'frame')} decoded"
+            )
             log.warning("%s.", self.truncated)

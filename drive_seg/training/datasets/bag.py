@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,19 @@ from drive_seg.training.datasets.base import BrokenSample, Fault, mismatches
 from drive_seg.training.datasets.folder import read_classes
 
 
+class _Key(NamedTuple):
+    """A message: its stamp, its place among those of its topic with this stamp, and whether it is a label."""
+
+    stamp_ns: int
+    place: int
+    is_label: bool
+
+
 class Bag:
     """Pictures of a camera and the label images with the very same header stamps (rosbag2 or rosbag1).
+
+    Of several pictures with one stamp the first belongs to the first label with it, and so on, where there are as many
+    labels as pictures; where not, they are in ``problems``.
 
     Both are Image or CompressedImage messages; labels are ``mono8``, ``8UC1`` or 8-bit grey PNG, class ids and 255 =
     void, such as the package's recorder writes. Pictures without labels are passed over. The messages that are used are
@@ -46,21 +58,26 @@ class Bag:
     ) -> None:
         self.label_map = read_classes(classes)
         self._root, self._topics, self._slice = str(root), (image, label), (start, duration)
-        pictures, labels = self._stamps()
-        self._stamped = sorted(pictures & labels)
-        if not self._stamped:
+        keys = {key for key, _ in self._messages()}
+        pictures, labels = (Counter(key.stamp_ns for key in keys if key.is_label == side) for side in (False, True))
+        self._stamped = sorted(
+            (stamp, place) for stamp, count in labels.items() if count == pictures[stamp] for place in range(count)
+        )
+        if not pictures.keys() & labels.keys():
             raise ValueError(f"{root}: no message of '{label}' has the stamp of one of '{image}'")
         self.problems = [
-            Fault("missing", self._root, f"has no picture on '{image}' for the label at {_time(stamp)}")
-            for stamp in sorted(labels - pictures)
+            Fault("missing", self._root, _mismatch(image, pictures[stamp], count, stamp))
+            for stamp, count in sorted(labels.items())
+            if count != pictures[stamp]
         ]
-        self._records: dict[tuple[int, bool], Any] = {}
+        self._records: dict[_Key, Any] = {}
 
     def __len__(self) -> int:
         return len(self._stamped)
 
     def name_of(self, i: int) -> str:
-        return f"{Path(self._root).name} at {_time(self._stamped[i])}"
+        stamp, place = self._stamped[i]
+        return f"{Path(self._root).name} at {_time(stamp)}" + (f", number {place + 1}" if place else "")
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Image uint8 BGR [H, W, 3] and label uint8 [H, W] of sample i.
@@ -70,13 +87,12 @@ class Bag:
         """
         from drive_seg.image_messages import ImageError
 
-        stamp = self._stamped[i]
         if not self._records:
             wanted = set(self._stamped)
-            self._records = {key: record for key, record in self._messages() if key[0] in wanted}
+            self._records = {key: record for key, record in self._messages() if (key.stamp_ns, key.place) in wanted}
         try:
-            image = self._records[stamp, False].image()
-            label = self._records[stamp, True].label()
+            image = self._records[_Key(*self._stamped[i], False)].image()
+            label = self._records[_Key(*self._stamped[i], True)].label()
         except ImageError as error:
             raise BrokenSample.by([Fault("unreadable", self.name_of(i), f"cannot be read: {error}")]) from None
         known = np.arange(256) < self.label_map.num_classes
@@ -94,18 +110,8 @@ class Bag:
             repr((path.name, self.label_map.names, self._topics, self._slice, stats)).encode()
         ).hexdigest()
 
-    def _stamps(self) -> tuple[set[int], set[int]]:
-        found: tuple[set[int], set[int]] = (set(), set())
-        for (stamp, is_label), _ in self._messages():
-            if stamp in found[is_label]:
-                raise ValueError(
-                    f"{self._root}: two messages of '{self._topics[is_label]}' have the stamp {_time(stamp)}"
-                )
-            found[is_label].add(stamp)
-        return found
-
-    def _messages(self) -> Any:
-        """((stamp in ns, whether it is a label), record) of both topics."""
+    def _messages(self) -> Iterator[tuple[_Key, Any]]:
+        """The messages of both topics."""
         try:
             from drive_seg.replay.sources import open_source
         except ImportError as error:
@@ -115,10 +121,19 @@ class Bag:
             named = ", ".join(topic.name for topic in source.topics)
             raise ValueError(f"{self._root}: one topic of pictures and one of labels are needed, not {named}")
         name = self._topics[1].lstrip("/")
+        seen: Counter[tuple[int, bool]] = Counter()
         for record in source:
-            yield (record.stamp_ns, record.topic.lstrip("/") == name), record
+            side = record.stamp_ns, record.topic.lstrip("/") == name
+            yield _Key(side[0], seen[side], side[1]), record
+            seen[side] += 1
         if source.truncated:
             raise ValueError(source.truncated)
+
+
+def _mismatch(image: str, pictures: int, labels: int, stamp_ns: int) -> str:
+    if not pictures:
+        return f"has no picture on '{image}' for the label at {_time(stamp_ns)}"
+    return f"has {pictures} of '{image}' and {labels} labels at {_time(stamp_ns)}: which belong together is not known"
 
 
 def _time(stamp_ns: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
+from drive_seg.image_files import orientation
 from drive_seg.labels import VOID, LabelMap
 from drive_seg.training.datasets.label_files import read_ids, read_picture
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp"))
 LABELS = frozenset((".png",))
+_EXIF_BYTES = 256 * 1024
+"""An EXIF header is within 64 KiB of a JPEG's beginning; thumbnails of other kinds may come before it."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,14 @@ class LabelledFiles:
             raise BrokenSample.by(faults)
         return image, cv2.LUT(raw, self._table.astype(np.uint8))
 
+    def is_turned(self, i: int) -> bool:
+        """Whether the image of sample i states an EXIF orientation, which :meth:`read` does not follow."""
+        try:
+            with self._pairs[i].image.open("rb") as file:
+                return orientation(file.read(_EXIF_BYTES)) != 1
+        except OSError:
+            return False
+
     def fingerprint(self) -> str:
         """A hash over what the values mean and the label files' names, sizes and modification times."""
         digest = hashlib.sha256(repr((self.label_map.names, self._table.tolist())).encode())
@@ -194,25 +206,54 @@ def files_in(folder: Path, suffixes: Iterable[str], ending: str = "") -> dict[st
     return found
 
 
-def pair_up(images: dict[str, Path], labels: dict[str, Path]) -> tuple[list[Pair], list[Fault]]:
-    """Images and labels of the same name, in the order of names, and the files that have no partner."""
+def strays_in(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+    """The files of a folder that :func:`files_in` passes over for their suffix, by the same names."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in files
+        if path.suffix.lower() not in suffixes
+    }
+
+
+def pair_up(
+    images: dict[str, Path], labels: dict[str, Path], strays: Mapping[str, Path] | None = None
+) -> tuple[list[Pair], list[Fault]]:
+    """Images and labels of the same name, in the order of names, and the files that have no partner.
+
+    ``strays`` are files beside the labels that are no PNG.
+    """
+    strays = strays or {}
     pairs = [Pair(name, images[name], labels[name]) for name in sorted(images.keys() & labels.keys())]
-    lonely = [(path, "has no label image") for name, path in images.items() if name not in labels]
+    lonely = [
+        (path, f"has no label image{_but(strays.get(name))}") for name, path in images.items() if name not in labels
+    ]
     lonely += [(path, "has no image") for name, path in labels.items() if name not in images]
     return pairs, [Fault("missing", str(path), reason) for path, reason in sorted(lonely)]
 
 
+def _but(stray: Path | None) -> str:
+    return "" if stray is None else f": {stray.name} is none, labels must be PNG (JPEG changes the ids)"
+
+
 def pick(
-    images: dict[str, Path], labels: dict[str, Path], names: Iterable[str], chosen_by: Path
+    images: dict[str, Path],
+    labels: dict[str, Path],
+    names: Iterable[str],
+    chosen_by: Path,
+    strays: Mapping[str, Path] | None = None,
 ) -> tuple[list[Pair], list[Fault]]:
-    """The pairs that a list names, in its order, and what it names in vain; other files do not matter."""
-    pairs, problems = [], []
+    """The pairs that a list names, in its order, and what it names in vain; other files do not matter.
+
+    ``strays`` as for :func:`pair_up`.
+    """
+    pairs, problems, strays = [], [], strays or {}
     for name in names:
         lacking = [what for what, found in (("image", images), ("label image", labels)) if name not in found]
         if lacking:
-            problems.append(
-                Fault("missing", str(chosen_by), f"names '{name}', which has no {' and no '.join(lacking)}")
-            )
+            but = _but(strays.get(name)) if lacking == ["label image"] else ""
+            detail = f"names '{name}', which has no {' and no '.join(lacking)}{but}"
+            problems.append(Fault("missing", str(chosen_by), detail))
         else:
             pairs.append(Pair(name, images[name], labels[name]))
     return pairs, problems
@@ -222,14 +263,35 @@ def read_list(path: Path) -> list[str]:
     """The first word of each line of a text file.
 
     Raises:
-        ValueError: if it cannot be read, or names nothing, or something twice.
+        ValueError: as :func:`read_lines`, or if a word comes twice.
+    """
+    return unique([line.split()[0] for line in read_lines(path)], path)
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without space around them; in UTF-8, or in UTF-16 where it says so.
+
+    Raises:
+        ValueError: if it cannot be read, or names nothing.
     """
     try:
-        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+        content = path.read_bytes()
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = content.decode("utf-16" if is_wide else "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as a list of names: {error}") from None
-    if not names:
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
         raise ValueError(f"{path} names nothing")
+    return lines
+
+
+def unique(names: list[str], path: Path) -> list[str]:
+    """The names of a list, which must not hold one twice.
+
+    Raises:
+        ValueError: it does.
+    """
     doubled = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if doubled:
         raise ValueError(f"{path} names '{doubled[0]}' more than once")

@@ -18,8 +18,10 @@ from drive_seg.training.datasets.base import (
     files_in,
     pair_up,
     pick,
-    read_list,
+    read_lines,
     split_names,
+    strays_in,
+    unique,
 )
 
 
@@ -33,8 +35,9 @@ class Folder(LabelledFiles):
     Args:
         root: the folder with images and labels.
         split: which part of it; None is all. Either ``<root>/<split>.txt`` (or a path of such a file), with a name
-            such as "monday/000001" on each line, or the subfolders ``images/<split>`` and ``labels/<split>``, or
-            ``<split>/images`` and ``<split>/labels``. Several are joined by "+".
+            such as "monday/000001" on each line (what follows a name after a space is passed over), or the subfolders
+            ``images/<split>`` and ``labels/<split>``, or ``<split>/images`` and ``<split>/labels``. Several are joined
+            by "+".
         classes: see :func:`read_classes`.
         void: further values of the label files that mean void, as 0 or [0, 254].
 
@@ -114,7 +117,14 @@ def _find(root: Path, split: str | None) -> tuple[list[Pair], list[Fault]]:
     chosen = next((path for path in (root / f"{split}.txt", root / split, Path(split)) if path.is_file()), None)
     if chosen is not None:
         images, labels = files_in(root / "images", PICTURES), files_in(root / "labels", LABELS)
-        return pick(images, labels, map(_without_suffix, read_list(chosen)), chosen)
+        lines = read_lines(chosen)
+        names = unique([_name_in(line, images) for line in lines], chosen)
+        if images and not images.keys() & set(names):
+            raise ValueError(
+                f"{chosen} names no image: it says '{lines[0]}', but in {root / 'images'} lies '{next(iter(images))}'"
+            )
+        strays = {} if set(names) <= labels.keys() else strays_in(root / "labels", LABELS)
+        return pick(images, labels, names, chosen, strays)
     for images, labels in ((f"images/{split}", f"labels/{split}"), (f"{split}/images", f"{split}/labels")):
         if (root / images).is_dir():
             return _pairs(root / images, root / labels)
@@ -125,9 +135,32 @@ def _find(root: Path, split: str | None) -> tuple[list[Pair], list[Fault]]:
 
 def _pairs(images: Path, labels: Path) -> tuple[list[Pair], list[Fault]]:
     found, partners = files_in(images, PICTURES), files_in(labels, LABELS)
+    strays = {} if found.keys() <= partners.keys() else strays_in(labels, LABELS)
     if not found:
-        raise ValueError(f"{images} holds no images ({', '.join(sorted(PICTURES))})")
-    return pair_up(found, partners)
+        raise ValueError(
+            f"{images} holds no images ({', '.join(sorted(PICTURES))})" + _such_as(strays_in(images, PICTURES))
+        )
+    if not partners:
+        raise ValueError(f"{labels} holds no label images (.png, since JPEG changes the ids)" + _such_as(strays))
+    if not found.keys() & partners.keys():
+        raise ValueError(
+            f"no label is called as an image: {images} holds '{next(iter(found))}', {labels} '{next(iter(partners))}' "
+            "(names without suffix must be the same)"
+        )
+    return pair_up(found, partners, strays)
+
+
+def _such_as(strays: Mapping[str, Path]) -> str:
+    if not strays:
+        return ""
+    others = f"{len(strays)} other file{'' if len(strays) == 1 else 's'}"
+    return f"; it holds {others}, as {next(iter(strays.values())).name}"
+
+
+def _name_in(line: str, images: Mapping[str, Path]) -> str:
+    """The name on a line of a list: all of it, or its first word where that alone names an image."""
+    whole, first = _without_suffix(line), _without_suffix(line.split()[0])
+    return first if whole not in images and first in images else whole
 
 
 def _without_suffix(name: str) -> str:

@@ -9,8 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drive_seg.image_encodings import ImageError
-from drive_seg.image_files import check_jpeg, check_png, file_kind
+from drive_seg.image_files import check_png, decode_file, file_kind, read_whole
 
 _GREY, _PALETTE = 0, 3
 _SIGNATURE = 8
@@ -26,7 +25,7 @@ def read_picture(path: Path) -> np.ndarray:
     Raises:
         ValueError: saying what is wrong, as "cannot be read: ..."; the file's name is left to the caller.
     """
-    return _decoded(_whole(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return decode_file(read_whole(path))
 
 
 def read_colors(path: Path) -> np.ndarray:
@@ -35,10 +34,10 @@ def read_colors(path: Path) -> np.ndarray:
     Raises:
         ValueError: as :func:`read_picture`, or if the file is no PNG, since others change colours.
     """
-    content = _whole(path)
+    content = read_whole(path)
     if file_kind(memoryview(content)) != "png":
         raise ValueError("cannot be read: a label image must be a PNG file")
-    return _decoded(content, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return decode_file(content)
 
 
 def read_ids(path: Path) -> np.ndarray:
@@ -50,7 +49,7 @@ def read_ids(path: Path) -> np.ndarray:
     Raises:
         ValueError: as :func:`read_picture`, or if the file is no such PNG.
     """
-    content = _whole(path)
+    content = read_whole(path)
     if file_kind(memoryview(content)) != "png":
         raise ValueError("cannot be read: a label image must be a PNG file")
     layout = check_png(memoryview(content))
@@ -60,33 +59,9 @@ def read_ids(path: Path) -> np.ndarray:
         )
     if layout.color_type == _PALETTE:
         content = _without_palette(content)
-    grey = _decoded(content, cv2.IMREAD_UNCHANGED)
+    grey = decode_file(content, cv2.IMREAD_UNCHANGED)
     # OpenCV spreads 1, 2 and 4 bits over 0..255.
     return grey if layout.bit_depth == 8 else grey // (255 // (2**layout.bit_depth - 1))
-
-
-def _whole(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        kind = file_kind(memoryview(content))
-        if kind == "png":
-            check_png(memoryview(content))
-        elif kind == "jpeg":
-            check_jpeg(memoryview(content))
-    except (OSError, ImageError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"cannot be read: {reason}") from None
-    return content
-
-
-def _decoded(content: bytes, flags: int) -> np.ndarray:
-    try:
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    except cv2.error:
-        picture = None
-    if picture is None:
-        raise ValueError("cannot be read: it is empty" if not content else "cannot be read as an image")
-    return picture
 
 
 def _without_palette(content: bytes) -> bytes:

@@ -210,6 +210,8 @@ def test_frames_without_mask_or_usable_truth_are_counted_and_say_why():
         "withheld": 0,
         "scored": 1,
         "without_truth": 3,
+        "repeated": 0,
+        "backward": 0,
     }
     expected = {"name": "bag", "status": "ok", "reason": "cut off", "frames": 5, "scored": 1, "miou": 1.0}
     assert partial.bags == [expected]

@@ -18,9 +18,10 @@ from drive_seg.replay.evaluation.output import check_folder
 from drive_seg.replay.evaluation.reading import Reading, Slice
 from drive_seg.replay.evaluation.recorded import LiveRecording
 from drive_seg.replay.evaluation.report import About, as_report
+from drive_seg.replay.evaluation.requirements import parse
 from drive_seg.replay.processes import ChildError
 from drive_seg.replay.sources import SourceError, open_source
-from drive_seg.replay.sources.record import Topic
+from drive_seg.replay.sources.topics import Topic
 
 MS = 1_000_000
 WALL_NS = 1_800_000_000_000_000_000
@@ -150,6 +151,7 @@ class Run:
     label_map: dict | None = field(default_factory=lambda: {**CITYSCAPES19.to_dict(), "model": "m", "model_hash": "ab"})
     camera: str = "front"
     same_clock: bool = False
+    stamps: dict[int, int] | None = None
 
     def write(self, path, small):
         store = get_typestore(Stores.ROS2_JAZZY)
@@ -169,7 +171,8 @@ class Run:
             told = t["rosgraph_msgs/msg/Clock"](clock=stamp(small.stamp(0) + place * 20 * MS))
             messages.append(("/clock", "rosgraph_msgs/msg/Clock", place * 20 / self.rate, told))
         for index, ms in self.masks.items():
-            header = t["std_msgs/msg/Header"](stamp=stamp(small.stamp(index)), frame_id="")
+            of_image = small.stamp(index) if self.stamps is None else self.stamps[index]
+            header = t["std_msgs/msg/Header"](stamp=stamp(of_image), frame_id="")
             mask = small.truth(index)
             image = t["sensor_msgs/msg/Image"](header, *mask.shape, "mono8", 0, mask.shape[1], mask.reshape(-1))
             messages.append((f"/{self.camera}/segmentation/label", "sensor_msgs/msg/Image", ms, image))
@@ -197,21 +200,25 @@ class Run:
 
 @pytest.fixture
 def drive(small, tmp_path):
-    """Ten images of /front, 100 ms apart, each recorded at its stamp: a folder would be, a bag is written so."""
+    """Ten images of /front, 100 ms apart, each recorded 5 ms after its stamp, with their labels."""
+    return write_drive(tmp_path / "drive", small, [small.stamp(i) for i in range(10)])
+
+
+def write_drive(path, small, stamps):
     store = get_typestore(Stores.ROS2_JAZZY)
     t = store.types
-    with Writer(tmp_path / "drive", version=9, storage_plugin=StoragePlugin.MCAP) as bag:
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as bag:
         images = bag.add_connection("/front/image_raw", "sensor_msgs/msg/Image", typestore=store)
         truths = bag.add_connection("/front/label_truth", "sensor_msgs/msg/Image", typestore=store)
         for i in range(10):
-            time = t["builtin_interfaces/msg/Time"](*divmod(small.stamp(i), 1_000_000_000))
+            time = t["builtin_interfaces/msg/Time"](*divmod(stamps[i], 1_000_000_000))
             header = t["std_msgs/msg/Header"](stamp=time, frame_id="")
             for topic, array, encoding in ((images, small.shot(i), "bgr8"), (truths, small.truth(i), "mono8")):
                 step = array.strides[0]
                 message = t["sensor_msgs/msg/Image"](header, *array.shape[:2], encoding, 0, step, array.reshape(-1))
                 late = 5 * MS if topic is images else 6 * MS
                 bag.write(topic, small.stamp(i) + late, store.serialize_cdr(message, topic.msgtype))
-    return tmp_path / "drive"
+    return path
 
 
 @pytest.fixture
@@ -240,6 +247,64 @@ def test_latency_is_in_real_time_by_the_players_clock(judged):
     assert report["miou"] == 1 and report["stalls"] == [] and "/clock" in report["latency_meaning"]
     assert report["frames"]["received"] == report["frames"]["published"] == 10
     assert report["model"] == {"name": "m", "sha256": "ab", "device": "cuda:0", "precision": "fp16", "runtime": None}
+
+
+@pytest.fixture
+def judged_stamps(small, tmp_path):
+    """Judges a ``Run`` over ten images with these stamps, and its requirements."""
+
+    def judge(stamps, masks, *required, **run):
+        bag = write_drive(tmp_path / "odd", small, stamps)
+        run = Run(masks, stamps=dict(enumerate(stamps)), **run)
+        live = LiveReplay(Work(str(bag)), LiveRecording(run.write(tmp_path / "recorded", small)))
+        partial = live.run()
+        report = as_report(partial, About("live", "odd", "", {}, "", live.latency_meaning), live.stalls)
+        return partial, report, [r.judge(report)["met"] for r in parse(required, CITYSCAPES19)]
+
+    return judge
+
+
+@pytest.mark.parametrize("kind", ["all 0", "pairs"])
+def test_masks_of_stamps_that_repeat_belong_to_the_images_in_order(small, judged_stamps, kind):
+    stamps = [0] * 10 if kind == "all 0" else [small.stamp(i // 2 * 2) for i in range(10)]
+    required = ("latency_p50_ms<=1", "latency_p50_ms<=200", "stalls==0")
+    partial, report, met = judged_stamps(stamps, on_time(), *required, processing=30.0)
+    assert report["miou"] == 1 and report["frames"]["scored"] == report["frames"]["published"] == 10
+    # Since playing where the stamp is of no time; else from the stamp on, which is that of the image before.
+    expected = [40.0] * 10 if kind == "all 0" else [45.0, 145.0] * 5
+    assert [row["latency_ms"] for row in partial.rows] == pytest.approx(expected, abs=0.01)
+    assert report["frames"]["repeated"] == (9 if kind == "all 0" else 5) and report["stalls"] == []
+    assert met == [False, True, True]
+
+
+def test_masks_that_may_be_of_several_images_are_neither_scored_nor_timed(judged_stamps):
+    masks = {i: at for i, at in on_time().items() if i not in (0, 4)}
+    required = ("latency_p50_ms<=1", "latency_p50_ms>=0", "miou>=0", "stalls==0")
+    partial, report, met = judged_stamps([0] * 10, masks, *required, account={"dropped": 2})
+    assert {row["latency_ms"] for row in partial.rows} == {None} and report["miou"] is None
+    assert {row["fate"] for row in partial.rows} == {"published"}
+    assert partial.rows[0]["reason"] == (
+        "10 images and 8 masks have its stamp: which of them belong together is not known; "
+        "one of 2 dropped, 8 published; which of them is not known"
+    )
+    counts = {name: report["frames"][name] for name in ("received", "published", "dropped")}
+    assert counts == {"received": 10, "published": 8, "dropped": 2}
+    assert met == [False, False, False, True]
+    assert "not recorded" not in report["bags"][0]["reason"]
+
+
+def test_unclear_masks_without_an_account_are_published_all_the_same(judged_stamps):
+    masks = {i: at for i, at in on_time().items() if i != 0}
+    partial, report, _ = judged_stamps([0] * 10, masks, account=None)
+    assert {row["fate"] for row in partial.rows} == {"published"}
+    assert "one of 9 published, 1 lost; which of them is not known" in partial.rows[3]["reason"]
+
+
+def test_no_latency_is_below_zero(judged):
+    partial, report = judged(Run({**on_time(), 3: 250.0}))[1:]
+    assert partial.rows[3]["latency_ms"] is None
+    assert partial.rows[3]["warnings"] == "its mask was heard before it was played: no latency"
+    assert min(row["latency_ms"] for row in partial.rows if row["latency_ms"] is not None) == pytest.approx(45, abs=0.1)
 
 
 def test_latency_at_half_speed_stretches_only_what_was_played(judged):
@@ -296,7 +361,7 @@ def test_published_masks_the_recorder_missed_are_told(judged):
     _, partial, report = judged(Run(on_time(8), account={"published": 10}))
     assert {row["fate"] for row in partial.rows} == {"published"}
     assert partial.rows[9]["reason"] == "its mask was not recorded" and report["frames"]["scored"] == 8
-    assert report["bags"][0]["reason"] == "front: 2 published masks were not recorded"
+    assert report["bags"][0]["reason"] == "front: 2 published masks not recorded"
 
 
 def test_account_of_a_longer_run_is_left_out(judged):

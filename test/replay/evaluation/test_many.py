@@ -20,6 +20,7 @@ import pytest
 from drive_seg.replay.evaluation import many
 from drive_seg.replay.evaluation.bags import find_sources, names_of
 from drive_seg.replay.evaluation.deterministic import ModelChoice, Models, Replay, Work
+from drive_seg.replay.evaluation.output import distinct_names
 from drive_seg.replay.evaluation.partial import merge
 from drive_seg.replay.evaluation.pool import Pool, Watcher, WorkerError
 from drive_seg.replay.evaluation.report import About, as_report
@@ -301,3 +302,15 @@ def test_cluster_that_is_not_there_is_named(replay, monkeypatch, drives, model, 
     monkeypatch.setitem(sys.modules, "ray", None)
     arguments = (drives / "b", "--checkpoint", model, "-o", tmp_path / "out", "--ray", "127.0.0.1:1")
     assert "the Ray cluster '127.0.0.1:1' cannot be reached" in replay(*arguments, expect=1)
+
+
+def test_recordings_and_cameras_of_like_names_get_files_of_their_own():
+    names = distinct_names(["a/b", "a_b", "a b", ".hidden", "..", "kept-1.mcap"])
+    assert names == {
+        "a/b": "a_b",
+        "a_b": "a_b_2",
+        "a b": "a_b_3",
+        ".hidden": "hidden",
+        "..": "_",
+        "kept-1.mcap": "kept-1.mcap",
+    }

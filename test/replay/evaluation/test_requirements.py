@@ -18,7 +18,7 @@ REPORT = {
     "latency_ms": {"p50": 10.0, "p95": 20.0, "p99": 80.0, "max": 90.0},
     "input_age_ms": {"p50": None, "p95": None, "p99": None, "max": None},
     "frames": {
-        **dict.fromkeys(("expired", "rejected", "failed", "withheld", "without_truth"), 0),
+        **dict.fromkeys(("expired", "rejected", "failed", "withheld", "without_truth", "repeated", "backward"), 0),
         **{"in_source": 12, "received": 10, "published": 8, "dropped": 2, "scored": 5},
     },
     "stalls": [{"camera": "a", "start_s": 1.0, "length_s": 0.7}],

@@ -1,5 +1,8 @@
 """Which images are read, and which truth belongs to which of them."""
 
+import csv
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +10,8 @@ import pytest
 from drive_seg.image_messages import ImageError
 from drive_seg.label_groups import with_groups
 from drive_seg.labels import CAMVID11, CITYSCAPES19, VOC21, LabelMap
-from drive_seg.replay.evaluation.reading import Reading, Slice, StampedMasks, camera_names
+from drive_seg.replay.evaluation.reading import Reading, Slice, camera_names
+from drive_seg.replay.evaluation.stamped_masks import StampedMasks
 from drive_seg.replay.evaluation.truths import TruthChoice, open_truths, same_classes
 from drive_seg.replay.sources import COMPRESSED, IMAGE, SourceError, Topic
 
@@ -56,7 +60,7 @@ def test_label_topic_of_the_camera_is_found_and_matched_by_stamp(small, labelled
 
 def test_labels_may_lie_anywhere_in_the_bag(small, tmp_path):
     images = [("image", small.stamp(i), small.shot(i)) for i in range(6)]
-    labels = [("/made/by/hand/label_truth", small.stamp(i), small.truth(i)) for i in (4, 9, 0, 3, 1, 1)]
+    labels = [("/made/by/hand/label_truth", small.stamp(i), small.truth(i)) for i in (4, 9, 0, 3, 1)]
     check(small, found(small.write_bag(tmp_path / "after", images + labels))[0], [0, 1, None, 3, 4, None])
     check(small, found(small.write_bag(tmp_path / "before", labels + images))[0], [0, 1, None, 3, 4, None])
 
@@ -232,14 +236,94 @@ def test_expected_is_what_will_come(labelled_bag, images):
 
 
 def test_masks_of_a_bag_are_found_in_any_order(small, labelled_bag):
-    masks = StampedMasks(str(labelled_bag), "/front/label_truth")
+    reading = Reading(str(labelled_bag))
+    taken = list(reading)
+    masks = StampedMasks(str(labelled_bag), "/front/label_truth", reading)
     for i in (3, 0, 1, 4):
-        np.testing.assert_array_equal(masks.find(small.stamp(i)), small.truth(i))
-        np.testing.assert_array_equal(masks.find(small.stamp(i)), small.truth(i))
-    assert masks.find(small.stamp(2)) is None and masks.find(small.stamp(3) + small.step_ns // 2) is None
+        np.testing.assert_array_equal(masks.find(taken[i]), small.truth(i))
+    assert masks.find(taken[2]) is None
 
 
 def test_classes_are_matched_by_name_whatever_their_case():
     one = LabelMap("one", ("Road", "car"), ((0, 0, 0), (1, 1, 1)))
     table = same_classes(one, CITYSCAPES19, "this", "that")
     assert table[:3].tolist() == [0, 13, 255] and table[255] == 255
+
+
+# Stamps that do not tell images apart
+
+
+def stamped_bag(small, path, stamps, labels=None):
+    """Images of these stamps, and right after each its label, where ``labels`` has its number."""
+    messages = []
+    for i, stamp_ns in enumerate(stamps):
+        messages.append(("/front/image_raw", stamp_ns, small.shot(i)))
+        if labels is None or i in labels:
+            messages.append(("/front/label_truth", stamp_ns, small.truth(i)))
+    return small.write_bag(path, messages)
+
+
+def scores(replay, model, bag, folder, *options):
+    replay(bag, "--checkpoint", model, "-o", folder, *options)
+    report = json.loads((folder / "report.json").read_text())
+    return report, list(csv.DictReader((folder / "frames.csv").open()))
+
+
+@pytest.mark.parametrize("kind", ["all 0", "constant", "pairs"])
+def test_truths_of_stamps_that_repeat_belong_to_the_images_in_order(replay, small, model, tmp_path, kind):
+    stamps = {"all 0": [0] * 6, "constant": [small.stamp(3)] * 6, "pairs": [small.stamp(i // 2) for i in range(6)]}[
+        kind
+    ]
+    good = stamped_bag(small, tmp_path / "good", [small.stamp(i) for i in range(6)])
+    odd = stamped_bag(small, tmp_path / "odd", stamps)
+    expected, expected_rows = scores(replay, model, good, tmp_path / "a")
+    report, rows = scores(replay, model, odd, tmp_path / "b")
+    assert report["miou"] == expected["miou"] and report["confusion"] == expected["confusion"]
+    assert len({row["miou"] for row in rows}) == 6 and report["frames"]["scored"] == 6
+    # Of a part of the recording too, whose labels lie behind those that are passed over.
+    part, rows = scores(replay, model, odd, tmp_path / "c", "--start", 0.004, "--frames", 3)
+    assert [row["miou"] for row in rows] == [row["miou"] for row in expected_rows[2:5]]
+
+
+def test_every_report_warns_of_repeated_stamps_and_of_those_that_go_back(replay, small, model, tmp_path):
+    bag = stamped_bag(small, tmp_path / "bag", [small.stamp(i) for i in (0, 1, 1, 3, 2, 4)])
+    said = replay(bag, "--checkpoint", model, "-o", tmp_path / "out", "--require", "repeated<1", expect=1)
+    sentence = "1 image with the stamp of an earlier one; 1 image with an earlier stamp than the one before"
+    assert sentence in said and "repeated<1 is not met: it is 1." in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["frames"]["repeated"], report["frames"]["backward"]) == (1, 1)
+    assert report["bags"][0]["reason"] == sentence
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "1 image with the stamp of an earlier one" in page and "Stamps must tell images apart" in page
+
+
+def test_truths_that_may_be_of_several_images_are_not_scored(replay, small, model, tmp_path):
+    stamps = [small.stamp(0), small.stamp(1), small.stamp(1), small.stamp(3)]
+    bag = stamped_bag(small, tmp_path / "bag", stamps, labels=(0, 2, 3))
+    report, rows = scores(replay, model, bag, tmp_path / "out")
+    assert [bool(row["miou"]) for row in rows] == [True, False, False, True]
+    assert rows[1]["reason"] == rows[2]["reason"]
+    assert rows[1]["reason"].startswith("truth: 2 images and 1 mask have its stamp: which of them belong together")
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for i in (0, 1, 3):
+        cv2.imwrite(str(labels / f"{small.stamp(i)}.png"), small.truth(i))
+    report, rows = scores(replay, model, bag, tmp_path / "files", "--truth", labels)
+    assert [bool(row["miou"]) for row in rows] == [True, False, False, True]
+    assert f"{small.stamp(1)}.png: 2 images have its stamp" in rows[1]["reason"]
+
+
+def test_masks_of_an_earlier_run_are_compared_in_order(replay, small, model, tmp_path):
+    bag = stamped_bag(small, tmp_path / "bag", [0] * 4)
+    replay(bag, "--checkpoint", model, "-o", tmp_path / "one", "--masks")
+    report, _ = scores(replay, model, bag, tmp_path / "two", "--against", tmp_path / "one")
+    assert (report["against"]["frames"], report["against"]["agreement"]) == (4, 1.0)
+    replay(bag, "--checkpoint", model, "-o", tmp_path / "part", "--masks", "--frames", 2)
+    report, rows = scores(replay, model, bag, tmp_path / "three", "--against", tmp_path / "part")
+    assert report["against"]["frames"] == 0 and "4 images and 2 masks have its stamp" in rows[0]["reason"]
+
+
+def test_flicker_of_images_without_stamps_goes_by_their_record_times(replay, small, model, tmp_path):
+    report, rows = scores(replay, model, stamped_bag(small, tmp_path / "bag", [0] * 4), tmp_path / "out")
+    assert [row["time_s"] for row in rows] == ["0.0", "0.002", "0.004", "0.006"]
+    assert report["flicker"] is not None

@@ -6,11 +6,16 @@ import cv2
 import numpy as np
 import pytest
 from mcap.writer import CompressionType, IndexType
+from mcap.writer import Writer as McapWriter
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from drive_seg.replay.message_types import definition
 from drive_seg.replay.sources import COMPRESSED, IMAGE, SourceError, open_source
+from drive_seg.replay.sources.bag_files import zstd
+
+TF = "tf2_msgs/msg/TFMessage"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +156,162 @@ def test_bag_that_has_changed_is_read_anew(layouts, tmp_path):
     assert layouts.places(open_source(file)) == [0, 1, 2, 3, 4]
 
 
+# Files that other recorders write, and files that were moved about
+
+
+def mcap_of(path, layouts, parts, **options):
+    """An mcap of (topic, type, QoS text, messages) parts, by the format's own library."""
+    with path.open("wb") as file:
+        writer = McapWriter(file, **options)
+        writer.start(profile="ros2")
+        for topic, kind, qos, messages in parts:
+            text = layouts.store.generate_msgdef(normal(kind), ros_version=2)[0]
+            schema = writer.register_schema(kind, "ros2msg", text.encode())
+            metadata = {} if qos is None else {"offered_qos_profiles": qos}
+            channel = writer.register_channel(topic, "cdr", schema, metadata)
+            for time_ns, cdr in messages:
+                writer.add_message(channel, time_ns, cdr, time_ns)
+        writer.finish()
+    return path
+
+
+def normal(kind):
+    return kind if "/msg/" in kind else kind.replace("/", "/msg/")
+
+
+def six_pictures(layouts):
+    return [(layouts.pictures.record_ns(i), layouts.pictures.cdr(i)) for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"index_types": IndexType.CHUNK},
+        {"index_types": IndexType.MESSAGE},
+        {"repeat_channels": False},
+        {"repeat_schemas": False},
+        {"repeat_channels": False, "repeat_schemas": False, "use_statistics": False},
+        {"use_statistics": False, "use_summary_offsets": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [IMAGE, "sensor_msgs/Image"])
+def test_mcap_with_parts_of_a_summary_and_short_type_names(layouts, tmp_path, options, kind):
+    parts = [(layouts.topic, kind, None, six_pictures(layouts))]
+    source = open_source(mcap_of(tmp_path / "a.mcap", layouts, parts, chunk_size=12_000, **options))
+    assert [(t.name, t.type, t.encoding) for t in source.topics] == [(layouts.topic, IMAGE, "bgr8")]
+    assert source.expected == 6 and layouts.places(source) == list(range(6)) and source.truncated == ""
+
+
+@pytest.mark.parametrize(
+    ("qos", "latched"),
+    [
+        ("durability: transient_local", True),
+        ("- {durability: 1, depth: 1}", True),
+        ("- {reliability: best_effort}", False),
+        ("durability: [1]", False),
+        ("- nonsense", False),
+        ("{ not yaml", False),
+        ("7", False),
+    ],
+)
+def test_qos_written_by_hand_does_not_cost_the_bag(layouts, tmp_path, qos, latched):
+    parts = [(layouts.topic, IMAGE, qos, six_pictures(layouts))]
+    source = open_source(mcap_of(tmp_path / "a.mcap", layouts, parts))
+    assert [topic.latched for topic in source.topics] == [latched]
+    assert layouts.places(source) == list(range(6))
+
+
+def test_static_transforms_without_a_qos_are_latched(layouts, tmp_path):
+    cdr = bytes(layouts.store.serialize_cdr(layouts.store.types["tf2_msgs/msg/TFMessage"](transforms=[]), TF))
+    volatile = "- {durability: volatile}"
+    parts = [
+        (topic, TF, qos, [(1, cdr)]) for topic, qos in (("/tf", None), ("/tf_static", None), ("/a/tf_static", volatile))
+    ]
+    source = open_source(mcap_of(tmp_path / "a.mcap", layouts, parts), ["*"])
+    assert {topic.name: topic.latched for topic in source.topics} == {
+        "/tf": False,
+        "/tf_static": True,
+        "/a/tf_static": False,
+    }
+
+
+def test_a_topic_of_two_types_is_read_as_one_and_the_rest_is_named(layouts, tmp_path, caplog):
+    jpegs = [(layouts.pictures.record_ns(i), layouts.pictures.compressed_cdr(i, "jpeg")) for i in range(6, 8)]
+    parts = [(layouts.topic, COMPRESSED, None, jpegs), (layouts.topic, IMAGE, None, six_pictures(layouts))]
+    source = open_source(mcap_of(tmp_path / "a.mcap", layouts, parts))
+    sentence = f"{layouts.topic} has messages of several types: 6 of {IMAGE} are read, 2 of {COMPRESSED} left out"
+    assert [(t.name, t.type) for t in source.topics] == [(layouts.topic, IMAGE)]
+    assert source.expected == 6 and layouts.places(source) == list(range(6))
+    assert source.truncated == sentence and caplog.text.count(sentence) == 1
+    # Images go before whatever else has the same name, however often.
+    word = layouts.store.types["std_msgs/msg/String"](data="hello")
+    words = [(i, bytes(layouts.store.serialize_cdr(word, "std_msgs/msg/String"))) for i in range(1, 9)]
+    parts = [(layouts.topic, "std_msgs/msg/String", None, words), (layouts.topic, IMAGE, None, six_pictures(layouts))]
+    assert layouts.places(open_source(mcap_of(tmp_path / "b.mcap", layouts, parts))) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("storage", "name"), [("mcap", "A.MCAP"), ("mcap", "a.db3"), ("mcap", "drive.bin"), ("sqlite3", "a.DB3")]
+)
+def test_a_file_is_what_it_holds_whatever_it_is_called(layouts, tmp_path, storage, name):
+    folder = layouts.write(tmp_path / "bag", storage)
+    (file,) = (f for f in folder.iterdir() if f.suffix != ".yaml")
+    assert layouts.places(open_source(file.rename(tmp_path / name))) == list(range(6))
+
+
+def test_a_renamed_rosbag1_and_the_path_of_metadata(layouts, tmp_path):
+    file = layouts.write_ros1(tmp_path / "OLD.BAG", range(3))
+    assert layouts.places(open_source(file)) == [0, 1, 2]
+    folder = layouts.write(tmp_path / "bag")
+    assert layouts.places(open_source(folder / "metadata.yaml")) == list(range(6))
+
+
+@pytest.mark.parametrize("change", ["renamed", "unpacked", "packed again"])
+def test_a_storage_file_need_not_be_called_as_its_metadata_says(layouts, tmp_path, change):
+    folder = layouts.write(tmp_path / "bag", "mcap", "none" if change != "unpacked" else "file")
+    (file,) = (f for f in folder.iterdir() if f.suffix != ".yaml")
+    if change == "renamed":
+        file.rename(folder / "monday.mcap")
+    elif change == "unpacked":
+        (folder / file.stem).write_bytes(zstd.decompress(file.read_bytes()))
+        file.unlink()
+    else:
+        file.with_name(f"{file.name}.zstd").write_bytes(zstd.compress(file.read_bytes()))
+        file.unlink()
+    source = open_source(folder)
+    assert layouts.places(source) == list(range(6)) and source.truncated == ""
+
+
+def test_git_lfs_pointers_are_named(layouts, tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12345\n"
+    folder = layouts.write(tmp_path / "bag")
+    (stored,) = folder.glob("*.mcap")
+    for name in ("a.mcap", "b.bag", "c.mp4", "d.png"):
+        (tmp_path / name).write_bytes(pointer)
+        with pytest.raises(
+            SourceError, match=f"{name} is a Git LFS pointer, not the file itself: fetch it by `git lfs"
+        ):
+            open_source(tmp_path / name)
+    stored.write_bytes(pointer)
+    with pytest.raises(SourceError, match="is a Git LFS pointer"):
+        open_source(folder)
+
+
 # Types
+
+
+def test_char_counts_as_uint8_in_hashes_as_ros_2_makes_them(layouts, tmp_path):
+    # The hash that ROS 2 Jazzy's std_msgs states in share/std_msgs/msg/Char.json.
+    known = "RIHS01_3ad2d04dd29ba19d04b16659afa3ccaedd691914b02a64e82e252f2fa6a586a9"
+    kind = "std_msgs/msg/Char"
+    assert definition(kind, known) is not None and definition(kind)[1] == known
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        text = layouts.store.generate_msgdef(kind, ros_version=2)[0]
+        connection = writer.add_connection("/letter", kind, msgdef=text, rihs01=known)
+        writer.write(connection, 1, bytes(layouts.store.serialize_cdr(layouts.store.types[kind](data=65), kind)))
+    (record,) = open_source(tmp_path / "bag", ["*"])
+    assert record.message.message().data == 65
 
 
 def old_sqlite_bag(layouts, path, msgtype, text, cdr):

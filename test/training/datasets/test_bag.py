@@ -78,6 +78,30 @@ def test_a_label_without_its_picture_is_refused(tmp_path):
         open_bag(tmp_path / "apart")
 
 
+def test_stamps_that_repeat_are_paired_in_order_or_named(tmp_path):
+    images, kind = list(pictures(1, 2, 3).values()), "sensor_msgs/msg/Image"
+
+    def write(name, labels):
+        with Writer(tmp_path / name, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            topics = [
+                writer.add_connection(topic, kind, typestore=STORE) for topic in ("/front/image_raw", "/front/truth")
+            ]
+            for connection, arrays in zip(topics, (images, labels), strict=True):
+                for place, array in enumerate(arrays):
+                    writer.write(connection, 10**9 + place, STORE.serialize_cdr(message(array, 0), kind))
+        return tmp_path / name
+
+    labels = [np.full((6, 8), i % 2, np.uint8) for i in range(3)]
+    dataset = open_bag(write("all_0", labels))
+    assert len(dataset) == 3 and dataset.name_of(2) == "all_0 at 0.000000000 s, number 3"
+    for i in range(3):
+        image, label = dataset.read(i)
+        np.testing.assert_array_equal(image, images[i])
+        assert (label == i % 2).all()
+    with pytest.raises(ValueError, match=r"has 3 of '/front/image_raw' and 2 labels at 0.000000000 s: which belong"):
+        open_bag(write("one_lacks", labels[:2]))
+
+
 def test_bags_and_topics_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         open_bag(tmp_path / "none")

@@ -107,3 +107,54 @@ def test_sizes_and_ids_that_do_not_fit_are_told_together(own, make):
         dataset.read(0)
     assert [fault.kind for fault in info.value.faults] == ["size", "ids"]
     assert info.value.faults[1].ids == (2, 7)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_of_names_with_spaces_of_any_editor(make, tmp_path, encoding):
+    for i in range(3):
+        make.picture(tmp_path / "images" / f"my drive {i}.png", i)
+        make.label(tmp_path / "labels" / f"my drive {i}.png", i % 2, 255)
+    (tmp_path / "val.txt").write_text("my drive 0\r\n\r\nmy drive 2.png\r\n", encoding=encoding)
+    chosen = open_dataset("folder", root=tmp_path, classes=["a", "b"], split="val")
+    assert names(chosen) == ["my drive 0", "my drive 2"]
+    make.picture(tmp_path / "images" / "plain.png")
+    make.label(tmp_path / "labels" / "plain.png", 1)
+    (tmp_path / "val.txt").write_text("plain.png labels/plain.png\nmy drive 1\n", encoding=encoding)
+    assert names(open_dataset("folder", root=tmp_path, classes=["a", "b"], split="val")) == ["plain", "my drive 1"]
+    (tmp_path / "val.txt").write_text("my drive 1\nmy drive 9\n", encoding=encoding)
+    with pytest.raises(ValueError, match="names 'my drive 9', which has no image and no label image"):
+        open_dataset("folder", root=tmp_path, classes=["a", "b"], split="val")
+    (tmp_path / "val.txt").write_text("data/images/plain.png\n", encoding=encoding)
+    with pytest.raises(
+        ValueError, match=r"val.txt names no image: it says 'data/images/plain.png', but in .*images lies"
+    ):
+        open_dataset("folder", root=tmp_path, classes=["a", "b"], split="val")
+
+
+def test_what_lies_there_instead_of_labels_is_said(make, tmp_path):
+    make.picture(tmp_path / "images" / "1.png")
+    make.picture(tmp_path / "labels" / "1.jpg")
+
+    def complaint(**more):
+        with pytest.raises(ValueError) as refused:
+            open_dataset("folder", root=tmp_path, classes=["a", "b"], **more)
+        return str(refused.value)
+
+    assert complaint().endswith(
+        "labels holds no label images (.png, since JPEG changes the ids); it holds 1 other file, as 1.jpg"
+    )
+    make.label(tmp_path / "labels" / "1_mask.png", 0)
+    assert (
+        "images holds '1', " in complaint() and "labels '1_mask' (names without suffix must be the same)" in complaint()
+    )
+    make.picture(tmp_path / "images" / "2.png")
+    make.label(tmp_path / "labels" / "2.png", 0)
+    (tmp_path / "labels" / "1_mask.png").unlink()
+    assert complaint().endswith("1.png has no label image: 1.jpg is none, labels must be PNG (JPEG changes the ids)")
+    (tmp_path / "all.txt").write_text("1\n2\n")
+    assert complaint(split="all").endswith(
+        "which has no label image: 1.jpg is none, labels must be PNG (JPEG changes the ids)"
+    )
+    for path in (tmp_path / "images").iterdir():
+        path.rename(path.with_suffix(".tif"))
+    assert "it holds 2 other files, as 1.tif" in complaint()

@@ -45,7 +45,7 @@ def test_empty_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="it is empty"):
         read_picture(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match="cannot be read as an image"):
+    with pytest.raises(ValueError, match="cannot be read: it is not an image that OpenCV can read"):
         read_picture(tmp_path / "text.png")
     with pytest.raises(ValueError, match="cannot be read: No such file"):
         read_picture(tmp_path / "gone.png")
