@@ -147,7 +147,7 @@ def prepare_native(loaded: Checkpoint, precision: str, size: Size, source: str |
     """Prepare the runtime "native" for a checkpoint on this machine, checked on images of a source.
 
     Args:
-        loaded: a DSNet.
+        loaded: a DSNet or SwiftNet.
         precision: "fp32", "bf16", or "int8", which is calibrated on three of four images.
         size: (height, width) of the network's input for the check; the kernels take any.
         source: as for :func:`export`.

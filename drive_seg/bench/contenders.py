@@ -83,7 +83,7 @@ def contenders(subjects: Sequence[Subject], device: str, wanted: Sequence[str] =
         Contender(subject, subject.name, way.runtime, way.precision, way)
         for number, subject in enumerate(subjects)
         for way in ways(device)
-        if (number == 0 or not way.needs_trained) and way.network in (None, subject.network)
+        if (number == 0 or not way.needs_trained) and (not way.networks or subject.network in way.networks)
     ]
     if not wanted:
         return [c for c in everyone if c.runtime == EAGER or not (c.subject.heavy or _slow(c, subjects[0]))]

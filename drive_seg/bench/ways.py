@@ -49,7 +49,7 @@ class Way:
         slow_to_open: it is calibrated first, so it takes part only where it is asked for.
         first_only: it is compiled first for each size, so with other networks than the first, and other sizes than the
             smallest, it takes part only where it is asked for.
-        network: the one network of the catalog that it is for; any if None.
+        networks: of the catalog, those that it is for; any if empty.
     """
 
     runtime: str
@@ -58,7 +58,7 @@ class Way:
     needs_trained: bool = False
     slow_to_open: bool = False
     first_only: bool = False
-    network: str | None = None
+    networks: tuple[str, ...] = ()
 
 
 class Opened(Runtime):
@@ -89,9 +89,9 @@ def ways(device: str) -> list[Way]:
         eager,
         Way("torch", "fp32", _torch("fp32")),
         Way("torch", "bf16", _torch("bf16"), needs_trained=True),
-        Way("native", "fp32", _native("fp32"), network="dsnet"),
-        Way("native", "bf16", _native("bf16"), needs_trained=True, network="dsnet"),
-        Way("native", "int8", _native("int8"), needs_trained=True, network="dsnet"),
+        Way("native", "fp32", _native("fp32"), networks=native.NETWORKS),
+        Way("native", "bf16", _native("bf16"), needs_trained=True, networks=native.NETWORKS),
+        Way("native", "int8", _native("int8"), needs_trained=True, networks=("dsnet",)),
         Way("inductor", "fp32", _compiled("fp32"), first_only=True),
         Way("inductor", "bf16", _compiled("bf16"), needs_trained=True, first_only=True),
         Way("onnxruntime", "fp32", _graph("onnxruntime", "fp32")),

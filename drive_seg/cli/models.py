@@ -135,8 +135,8 @@ def export(
 ) -> None:
     """Convert a checkpoint for ONNX Runtime or OpenVINO: to files with a contract, or for this machine alone.
 
-    --prepare --to native compiles, with g++ and once for all of them, what runs DSNets fastest on a CPU, in any size;
-    --prepare --to inductor compiles one network of any kind for one size.
+    --prepare --to native compiles, with g++ and once for all of them, what runs DSNet and SwiftNet fastest on a CPU, in
+    any size; --prepare --to inductor compiles one network of any kind for one size.
 
     The result is for one size of the network's input and is checked against PyTorch before it takes its place.
     Calibration takes 128 images, a quarter of which it keeps for the comparison.

@@ -1,5 +1,6 @@
-"""DSNet on a processor by kernels of its own: convolutions that read their channels wherever they lie.
+"""DSNet and SwiftNet on a processor by kernels of this package: convolutions that read channels wherever they lie.
 
-``program`` says a folded DSNet as steps, each with the ``channels`` that it reads, ``kernels.cpp`` carries them out,
-``library`` compiles that, ``calibration`` finds what a byte stands for. Other networks are for the other runtimes.
+``program`` is a folded network as steps: ``dsnet`` and ``swiftnet`` list them layer by layer, ``assembly`` lays out
+their weights and memory, ``channels`` says what each reads. ``kernels.cpp`` carries them out, ``library`` compiles
+that, ``calibration`` finds what a byte stands for. Other networks are for the other runtimes.
 """

@@ -1,4 +1,4 @@
-// The steps of a folded DSNet on a processor, for drive_seg/native/program.py.
+// The steps of a folded network on a processor, for drive_seg/native/program.py.
 //
 // A tensor is [height, width, channels], a pixel's channels side by side and as many of them as fill whole vectors. It
 // holds float, bfloat16, or bytes from 0 to 255. Four bytes, a group of 1, 2 or 4 channels, are what one multiply-add
@@ -41,7 +41,7 @@ typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint8_t Bytes __attribute__((vector_size(LANES)));
 
 enum Type : int32_t { FLOAT = 0, BFLOAT = 1, BYTE = 2 };
-enum Kind : int32_t { CONVOLUTION = 0, FIRST = 1, POOL = 2, UNPOOL = 3, AVERAGE = 4, GATE = 5, WEIGH = 6, DECIDE = 7 };
+enum Kind : int32_t { CONVOLUTION = 0, FIRST = 1, POOL = 2, UNPOOL = 3, AVERAGE = 4, GATE = 5, WEIGH = 6, DECIDE = 7, DEPTHWISE = 8, REGIONS = 9, RESIZE = 10 };
 
 // Channels of a tensor: where those of its first pixel lie, and how many bytes further the next pixel's and row's.
 struct Piece {
@@ -60,7 +60,7 @@ struct Piece {
 
 // One step. Its fields are those of steps.Step in Python, where it is said what they mean.
 struct Step {
-    int32_t kind, reads, writes, relu, together, rows;
+    int32_t kind, reads, writes, relu, together, rows, above, ahead;
     int32_t height, width, in_height, in_width, stride;
     int32_t vectors, passes, channels;
     int32_t taps, dy[TAPS], dx[TAPS];
@@ -86,6 +86,13 @@ inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof v); }
 inline Floats all(float value) { return Floats{} + value; }
 
 inline Floats positive(Floats v) { return v > 0.0f ? v : Floats{}; }
+
+// By a step's `relu`: 0 is none, 1 is ReLU, 6 is ReLU6.
+inline Floats activated(int32_t relu, Floats v) {
+    if (relu) v = positive(v);
+    if (relu == 6) v = v > 6.0f ? all(6.0f) : v;
+    return v;
+}
 
 // --- Multiply-adds ----------------------------------------------------------------------------------------------
 
@@ -218,6 +225,9 @@ __attribute__((noinline)) void tile(const Step& s, int y, int x, int pass, int n
     const int first = pass * N * LANES;
     const int64_t size = size_of(s.writes), step = s.by * s.out.pixel;
     char* to = s.to(y, x, number) + first * size;
+    // What is added to the result: a residual, or what was brought to this size.
+    const int64_t size_more = size_of(s.also.type);
+    const char* more = s.also.data ? s.also.at(y, x, number) + first * size_more : nullptr;
     Floats scale[N], bias[N];
     for (int n = 0; n < N; n++) {
         scale[n] = s.scale ? load(s.scale + first + n * LANES) : all(1.0f);
@@ -228,7 +238,8 @@ __attribute__((noinline)) void tile(const Step& s, int y, int x, int pass, int n
 #pragma GCC unroll 4
         for (int n = 0; n < N; n++) {
             Floats v = Of::floats(sums[p][n]) * scale[n] + bias[n];
-            if (s.relu) v = positive(v);
+            v = activated(s.relu, v);
+            if (more) v += get(s.also.type, more + p * s.also.pixel + n * LANES * size_more);
             if (s.channels)
                 put_some((float*)to + n * LANES, v, s.channels - first - n * LANES);
             else
@@ -278,20 +289,22 @@ void convolve(const Step& s, int begin, int end, int number) {
     switch (s.vectors) {
         case 1: return convolve<Of, 1>(s, begin, end, number);
         case 2: return convolve<Of, 2>(s, begin, end, number);
+        case 3: return convolve<Of, 3>(s, begin, end, number);
         case 4: return convolve<Of, 4>(s, begin, end, number);
     }
 }
 
 // --- The other steps --------------------------------------------------------------------------------------------
 
-// The init unit: in[0], in[1], in[2] are the planes of the image, float. Of each plane nine vectors of weights, for a
-// 3x3 convolution of stride 2, then one of factors for its 2x2 maximum. To `out` as float, and to `also` in its type.
-// P pixels from (y, x) on; LEFT: the first one of a row, which has no column beside it.
-template <int P, bool LEFT>
+// A 3x3 convolution of stride 2 over an image: in[0], in[1], in[2] are its planes, float. Of each plane nine vectors of
+// weights; with ten `taps` one more, of factors for its 2x2 maximum (DSNet's init unit). To `out` as float, and to `also`,
+// if that is there, in its type. P pixels from (y, x) on; EDGE: some of what they read may lie beside the image.
+template <int P, bool EDGE>
 inline void first_of(const Step& s, int y, int x, int lane, int number) {
     Floats sums[P];
     for (int p = 0; p < P; p++) sums[p] = load(s.bias + lane);
     const float* w = s.weights + lane;
+    const int top = 2 * y + s.dy[0], left = 2 * x + s.dx[0];
     for (int c = 0; c < 3; c++) {
         const Piece& plane = s.in[c];
         const auto value = [](const char* at) {
@@ -299,15 +312,16 @@ inline void first_of(const Step& s, int y, int x, int lane, int number) {
             std::memcpy(&v, at, 4);
             return v;
         };
-        const char* row = plane.at(2 * y - 1, 2 * x - 1, 0);
+        const char* row = plane.at(top, left, 0);
         for (int i = 0; i < 3; i++, row += plane.row)
             for (int j = 0; j < 3; j++, w += s.channels) {
-                if (2 * y + i == 0 || (LEFT && j == 0)) continue;
+                if (top + i < 0 || top + i >= s.in_height || (EDGE && (left + j < 0 || left + j >= s.in_width))) continue;
                 const Floats weights = load(w);
                 const char* at = row + j * plane.pixel;
 #pragma GCC unroll 8
                 for (int p = 0; p < P; p++) sums[p] += weights * value(at + 2 * p * plane.pixel);
             }
+        if (s.taps == 9) continue;
         const Floats factors = load(w);
         w += s.channels;
         const char *upper = plane.at(2 * y, 2 * x, 0), *lower = upper + plane.row;
@@ -323,20 +337,71 @@ inline void first_of(const Step& s, int y, int x, int lane, int number) {
     char* to = s.to(y, x, number) + 4 * lane;
     char* also = s.also.data ? const_cast<char*>(s.also.at(y, x, number)) + lane * size_of(s.also.type) : nullptr;
     for (int p = 0; p < P; p++) {
-        const Floats sum = positive(sums[p]);
+        const Floats sum = activated(s.relu, sums[p]);
         store((float*)(to + p * s.out.pixel), sum);
         if (also) put(s.also.type, also + p * s.also.pixel, sum * (1.0f / s.also.factor));
     }
 }
 
 void first(const Step& s, int begin, int end, int number) {
+    // Of pixels from `inner` to `outer` every column lies in the image.
+    const int inner = s.dx[0] < 0, outer = (s.in_width - 1 - s.dx[0]) / 2;
     for (int y = begin; y < end; y++)
         for (int lane = 0; lane < s.channels; lane += LANES) {
-            first_of<1, true>(s, y, 0, lane, number);
-            int x = 1;
-            for (; x + 8 <= s.width; x += 8) first_of<8, false>(s, y, x, lane, number);
-            for (; x < s.width; x++) first_of<1, false>(s, y, x, lane, number);
+            int x = 0;
+            for (; x < inner; x++) first_of<1, true>(s, y, x, lane, number);
+            for (; x + 8 <= outer; x += 8) first_of<8, false>(s, y, x, lane, number);
+            for (; x < s.width; x++) first_of<1, true>(s, y, x, lane, number);
         }
+}
+
+// A depth-wise convolution of K x K and stride S over in[0], float: P pixels from (y, x) on.
+template <int K, int S, int P>
+inline void depthwise_of(const Step& s, int y, int x, int number) {
+    const Piece& in = s.in[0];
+    const int top = y * S + s.dy[0], from = std::max(0, -top), to = std::min(K, s.in_height - top);
+    const int64_t pixel = in.pixel / 4;
+    const float* rows[K];
+    for (int i = from; i < to; i++) rows[i] = (const float*)in.at(top + i, x * S + s.dx[0], number);
+    char* out = s.to(y, x, number);
+    const int64_t size = size_of(s.writes);
+    const float* w = s.weights;
+    for (int c = 0; c < s.channels; c += LANES, w += K * K * LANES) {
+        Floats sums[P];
+#pragma GCC unroll 8
+        for (int p = 0; p < P; p++) sums[p] = load(s.bias + c);
+        for (int i = from; i < to; i++) {
+            Floats weights[K], pixels[(P - 1) * S + K];
+#pragma GCC unroll 8
+            for (int j = 0; j < K; j++) weights[j] = load(w + (i * K + j) * LANES);
+#pragma GCC unroll 32
+            for (int j = 0; j < (P - 1) * S + K; j++) pixels[j] = load(rows[i] + j * pixel + c);
+#pragma GCC unroll 8
+            for (int p = 0; p < P; p++) {
+#pragma GCC unroll 8
+                for (int j = 0; j < K; j++) sums[p] += weights[j] * pixels[p * S + j];
+            }
+        }
+#pragma GCC unroll 8
+        for (int p = 0; p < P; p++) put(s.writes, out + p * s.out.pixel + c * size, activated(s.relu, sums[p]));
+    }
+}
+
+template <int K, int S>
+void depthwise(const Step& s, int begin, int end, int number) {
+    constexpr int P = REGISTERS >= 32 ? 8 / S : 4 / S;
+    for (int y = begin; y < end; y++) {
+        int x = 0;
+        for (; x + P <= s.width; x += P) depthwise_of<K, S, P>(s, y, x, number);
+        for (; x < s.width; x++) depthwise_of<K, S, 1>(s, y, x, number);
+    }
+}
+
+void depthwise(const Step& s, int begin, int end, int number) {
+    if (s.taps == 9)
+        s.stride == 1 ? depthwise<3, 1>(s, begin, end, number) : depthwise<3, 2>(s, begin, end, number);
+    else
+        s.stride == 1 ? depthwise<5, 1>(s, begin, end, number) : depthwise<5, 2>(s, begin, end, number);
 }
 
 // A pixel's channels of the pieces from `from` on, side by side, as what they mean.
@@ -421,6 +486,62 @@ void average(const Step& s, int begin, int end, int number) {
     }
 }
 
+// The means of in[0] over height x width regions, which may share pixels (nn.AdaptiveAvgPool2d).
+void regions(const Step& s, int begin, int end, int number) {
+    const Piece& in = s.in[0];
+    const int64_t size = size_of(in.type);
+    for (int y = begin; y < end; y++) {
+        const int top = y * s.in_height / s.height, bottom = ((y + 1) * s.in_height + s.height - 1) / s.height;
+        for (int x = 0; x < s.width; x++) {
+            const int left = x * s.in_width / s.width, right = ((x + 1) * s.in_width + s.width - 1) / s.width;
+            const float share = 1.0f / (float)((bottom - top) * (right - left));
+            for (int c = 0; c < s.channels; c += LANES) {
+                Floats sum{};
+                for (int v = top; v < bottom; v++)
+                    for (int u = left; u < right; u++) sum += get(in.type, in.at(v, u, number) + c * size);
+                put(s.writes, s.to(y, x, number) + c * size_of(s.writes), sum * share);
+            }
+        }
+    }
+}
+
+// Between which two of `there` places one of `here` places lies, and how far from the lower one (align_corners=False).
+struct Between {
+    int low, high;
+    float share;
+
+    Between(int place, int there, int here) {
+        const float at = std::max(0.0f, (place + 0.5f) * ((float)there / (float)here) - 0.5f);
+        low = std::min((int)at, there - 1);
+        high = std::min(low + 1, there - 1);
+        share = at - low;
+    }
+};
+
+// in[0] brought to height x width, bilinear.
+void resize(const Step& s, int begin, int end, int number) {
+    const Piece& in = s.in[0];
+    const int64_t size = size_of(in.type);
+    for (int y = begin; y < end; y++) {
+        const Between v(y, s.in_height, s.height);
+        for (int x = 0; x < s.width; x++) {
+            const Between u(x, s.in_width, s.width);
+            const char *a = in.at(v.low, u.low, number), *b = in.at(v.low, u.high, number);
+            const char *c = in.at(v.high, u.low, number), *d = in.at(v.high, u.high, number);
+            const float left = 1.0f - u.share, upper = 1.0f - v.share;
+            char* out = s.to(y, x, number);
+            for (int i = 0; i < s.channels; i += LANES, a += LANES * size, b += LANES * size, c += LANES * size, d += LANES * size) {
+                const Floats sum = (get(in.type, a) * left + get(in.type, b) * u.share) * upper
+                    + (get(in.type, c) * left + get(in.type, d) * u.share) * v.share;
+                if (s.channels % LANES)
+                    put_some((float*)out + i, sum, s.channels - i);
+                else
+                    put(s.writes, out + i * size_of(s.writes), sum);
+            }
+        }
+    }
+}
+
 inline float sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
 
 // FBNet's channel sensor, of one pixel: the sums of in[0]'s rows, `in_height` of them with `in_width` pixels each.
@@ -489,20 +610,77 @@ inline void turn(Floats (&rows)[LANES]) {
     if constexpr (2 * STEP < LANES) turn<2 * STEP>(rows);
 }
 
+// Lane i of the result is lane at[i] of v.
+inline Floats permuted(Floats v, Ints at) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_permutexvar_ps((__m512i)at, (__m512)v);
+#else
+    Floats result;
+    for (int i = 0; i < LANES; i++) result[i] = v[at[i]];
+    return result;
+#endif
+}
+
+// Where row y of the step's pixels lies in in[0], which has another size: as numbers of a class side by side, to `rows`.
+void blend(const Step& s, int y, int number, float* rows, int64_t row) {
+    const Between v(y, s.in_height, s.height);
+    for (int x = 0; x < s.in_width; x += LANES)
+        for (int c = 0; c < s.channels; c += LANES) {
+            Floats pixels[LANES];
+            for (int p = 0; p < LANES; p++) {
+                const int here = std::min(x + p, s.in_width - 1);
+                pixels[p] = load((const float*)s.in[0].at(v.low, here, number) + c) * (1.0f - v.share)
+                    + load((const float*)s.in[0].at(v.high, here, number) + c) * v.share;
+            }
+            turn(pixels);
+            for (int i = 0; i < LANES; i++) store(rows + (c + i) * row + x, pixels[i]);
+        }
+}
+
+// LANES pixels from x on of what blend() made, by class.
+void interpolated(const Step& s, int x, const float* rows, int64_t row, Floats* classes) {
+    Floats at;
+    for (int i = 0; i < LANES; i++) at[i] = x + i + 0.5f;
+    at = positive(at * ((float)s.in_width / (float)s.width) - 0.5f);
+    const Ints last = Ints{} + (s.in_width - 1);
+    Ints low = __builtin_convertvector(at, Ints);
+    low = low < last ? low : last;
+    Ints high = low + 1;
+    high = high < last ? high : last;
+    const Floats share = at - __builtin_convertvector(low, Floats), rest = 1.0f - share;
+    const int base = low[0];
+    low -= base;
+    high -= base;
+    for (int c = 0; c < s.channels; c++) {
+        const Floats v = load(rows + c * row + base);
+        classes[c] = permuted(v, low) * rest + permuted(v, high) * share;
+    }
+}
+
+// LANES pixels of in[0] from (y, x) on, by class; the last one of a row stands for those behind it.
+void turned(const Step& s, int y, int x, int number, Floats* classes) {
+    const int count = std::min(LANES, s.width - x);
+    for (int c = 0; c < s.channels; c += LANES) {
+        Floats pixels[LANES];
+        for (int p = 0; p < LANES; p++)
+            pixels[p] = load((const float*)s.in[0].at(y, x + std::min(p, count - 1), number) + c);
+        turn(pixels);
+        for (int i = 0; i < LANES; i++) classes[c + i] = pixels[i];
+    }
+}
+
 // in[0], logits as float: to `out` a byte for each pixel, its class; to `also`, if that is there, how sure that is, the
-// logits times its factor, as decide() of drive_seg/decision.py has both; to in[1] the same of each stride-th row.
+// logits times its factor, as decide() of drive_seg/decision.py has both; to in[1] the same of each stride-th row. Logits
+// of another size are brought to this one first, bilinear, by way of each thread's own memory in[2].
 void decide(const Step& s, int begin, int end, int number) {
     Floats classes[WIDEST];
-    for (int y = begin; y < end; y++)
+    float* rows = s.in[2].data ? (float*)s.in[2].at(0, 0, number) : nullptr;
+    const int64_t row = s.in[2].pixel / 4;
+    for (int y = begin; y < end; y++) {
+        if (rows) blend(s, y, number, rows, row);
         for (int x = 0; x < s.width; x += LANES) {
             const int count = std::min(LANES, s.width - x);
-            for (int c = 0; c < s.channels; c += LANES) {
-                Floats pixels[LANES];
-                for (int p = 0; p < LANES; p++)
-                    pixels[p] = load((const float*)s.in[0].at(y, x + std::min(p, count - 1), number) + c);
-                turn(pixels);
-                for (int i = 0; i < LANES; i++) classes[c + i] = pixels[i];
-            }
+            rows ? interpolated(s, x, rows, row, classes) : turned(s, y, x, number, classes);
             Floats most = classes[0];
             Ints chosen{};
             for (int c = 1; c < s.channels; c++) {
@@ -525,6 +703,7 @@ void decide(const Step& s, int begin, int end, int number) {
             if (s.also.data) write_sureness(s.also, y);
             if (s.in[1].data && y % s.stride == 0) write_sureness(s.in[1], y / s.stride);
         }
+    }
 }
 
 void carry_out(const Step& s, int begin, int end, int number) {
@@ -544,6 +723,9 @@ void carry_out(const Step& s, int begin, int end, int number) {
         case GATE: return gate(s);
         case WEIGH: return weigh(s, begin, end, number);
         case DECIDE: return decide(s, begin, end, number);
+        case DEPTHWISE: return depthwise(s, begin, end, number);
+        case REGIONS: return regions(s, begin, end, number);
+        case RESIZE: return resize(s, begin, end, number);
     }
 }
 
@@ -569,15 +751,23 @@ int32_t drive_seg_multiplies_bytes() {
 #endif
 }
 
-// Carries out the steps in turn. Those that go together are carried out row by row, each thread taking some of the rows.
+// Carries out the steps in turn. Those that go together are carried out row by row, each thread taking some of the rows of
+// the last one. Where a step reads rows above and below, the others keep ahead of it, and begin above a thread's first row.
 void drive_seg_run(const Step* steps, int32_t count, int32_t threads) {
 #pragma omp parallel num_threads(threads)
     for (int32_t i = 0; i < count; i += steps[i].together) {
-        const int rounds = steps[i].height / steps[i].rows;
+        const Step *end = steps + i + steps[i].together, *last = end - 1;
+        const int rounds = (last->height + last->rows - 1) / last->rows;
+        int before = -2;
 #pragma omp for schedule(static)
-        for (int32_t y = 0; y < rounds; y++)
-            for (const Step* s = steps + i; s < steps + i + steps[i].together; s++)
-                carry_out(*s, y * s->rows, (y + 1) * s->rows, omp_get_thread_num());
+        for (int32_t y = 0; y < rounds; y++) {
+            const bool goes_on = y == before + 1;
+            for (const Step* s = steps + i; s < end; s++) {
+                const int from = goes_on ? y * s->rows + s->ahead : y * s->rows - s->above;
+                carry_out(*s, std::max(0, from), std::min(s->height, (y + 1) * s->rows + s->ahead), omp_get_thread_num());
+            }
+            before = y;
+        }
     }
 }
 }

@@ -43,6 +43,9 @@ class Kind(IntEnum):
     GATE = 5
     WEIGH = 6
     DECIDE = 7
+    DEPTHWISE = 8
+    REGIONS = 9
+    RESIZE = 10
 
 
 class Piece(ctypes.Structure):
@@ -71,7 +74,7 @@ class Step(ctypes.Structure):
     """
 
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("kind", "reads", "writes", "relu", "together", "rows")),
+        *((name, ctypes.c_int32) for name in ("kind", "reads", "writes", "relu", "together", "rows", "above", "ahead")),
         *((name, ctypes.c_int32) for name in ("height", "width", "in_height", "in_width", "stride")),
         *((name, ctypes.c_int32) for name in ("vectors", "passes", "channels", "taps")),
         ("dy", ctypes.c_int32 * TAPS),

@@ -20,7 +20,8 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu"):
+        fast = self.bias is None and x.is_cpu and torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+        if fast:
             half = torch.get_autocast_dtype("cpu")
             return _Depthwise.apply(x.to(half), self.weight.to(half), self.stride[0], self.padding[0], self.dilation[0])
         return super().forward(x)

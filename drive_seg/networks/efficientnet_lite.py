@@ -1,9 +1,9 @@
 """EfficientNet-Lite 0, 1 and 2 as encoders.
 
 M. Tan and Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019: the blocks of
-Table 1 and the compound scaling. The Lite form (R. Liu, "Higher accuracy on vision models with EfficientNet-Lite", 2020)
-leaves squeeze-and-excitation out, has ReLU6 for swish, and scales neither the stem nor the depth of the first and last
-stage. Weights trained on ImageNet fit, see :meth:`EfficientNetLite.load_pretrained`.
+Table 1 and the compound scaling. The Lite form (R. Liu, "Higher accuracy on vision models with EfficientNet-Lite",
+2020) leaves squeeze-and-excitation out, has ReLU6 for swish, and scales neither the stem nor the depth of the first and
+last stage. Weights trained on ImageNet fit, see :meth:`EfficientNetLite.load_pretrained`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 EPSILON = 1e-3
 """Batch Norm's, as the weights were trained with."""
 
-_ENDS = {"res2": 1, "res3": 2, "res4": 4, "res5": 6}
+ENDS = {"res2": 1, "res3": 2, "res4": 4, "res5": 6}
 """The last MBConv stage of each stage by a ResNet's name: the last one of each stride."""
 
 
@@ -86,8 +86,8 @@ class EfficientNetLite(nn.Module):
     Attributes:
         mean, std: of the input that the weights were trained on, in units of 0..1.
 
-    Forward takes [B, 3, H, W] and returns the features of "res2" to "res5" by name: 24, 40, 112 and 320 channels (Lite2:
-    24, 48, 120, 352) at strides 4, 8, 16 and 32, ceil(H / stride) x ceil(W / stride) each.
+    Forward takes [B, 3, H, W] and returns the features of "res2" to "res5" by name: 24, 40, 112 and 320 channels
+    (Lite2: 24, 48, 120, 352) at strides 4, 8, 16 and 32, ceil(H / stride) x ceil(W / stride) each.
 
     Raises:
         ValueError: for another number or output stride.
@@ -106,7 +106,7 @@ class EfficientNetLite(nn.Module):
         self.stages: Mapping[str, Stage] = {}
         self.layers = nn.ModuleList()
         c_in, stride, dilation = STEM, 2, 1
-        ends = {last: name for name, last in _ENDS.items()}
+        ends = {last: name for name, last in ENDS.items()}
         for i, (repeats, kernel, step, expansion, channels) in enumerate(BLOCKS):
             if 0 < i < len(BLOCKS) - 1:
                 repeats = math.ceil(depth * repeats)
@@ -136,7 +136,7 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, image: Tensor, balance: Balance = lambda stage, x: x) -> dict[str, Tensor]:
         x, features = self.stem(self.border(image)), {}
-        ends = {last: name for name, last in _ENDS.items()}
+        ends = {last: name for name, last in ENDS.items()}
         for i, layer in enumerate(self.layers):
             x = layer(x)
             if i in ends:

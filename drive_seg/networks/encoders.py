@@ -9,8 +9,8 @@ from drive_seg.networks.layers import one_of
 from drive_seg.networks.resnet import ResNet
 from drive_seg.networks.wider_resnet import WiderResNet38
 
-_LITE = tuple(f"efficientnet_lite{number}" for number in SCALING)
-BACKBONES = ("resnet50", "resnet101", "wider_resnet38", *_LITE)
+LITE = tuple(f"efficientnet_lite{number}" for number in SCALING)
+BACKBONES = ("resnet50", "resnet101", "wider_resnet38", *LITE)
 
 
 def build_encoder(backbone: str, stem: str, output_stride: int) -> nn.Module:
@@ -31,6 +31,6 @@ def build_encoder(backbone: str, stem: str, output_stride: int) -> nn.Module:
         if output_stride != 8:
             raise ValueError(f"wider_resnet38 has an output stride of 8, not {output_stride}")
         return WiderResNet38()
-    if backbone in _LITE:
+    if backbone in LITE:
         return EfficientNetLite(int(backbone.removeprefix("efficientnet_lite")), output_stride)
     return ResNet(int(backbone.removeprefix("resnet")), stem, output_stride)

@@ -74,7 +74,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Of the input that training gives the network, per channel in units of 0..1: its encoder's, if that has one."""
+        """Of the input that training gives the network, per channel in units of 0..1: its encoder's, if any."""
         return getattr(getattr(self, "encoder", None), "mean", IMAGENET_MEAN)
 
     @property

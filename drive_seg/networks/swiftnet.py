@@ -16,9 +16,9 @@ GRIDS = (8, 4, 2, 1)
 
 
 class SpatialPyramidPooling(nn.Module):
-    """The paper's simplification of PSPNet's module: reduce, average over regions, fuse: [B, c_in, h, w] -> [B, c_out, h, w].
+    """The paper's simplification of PSPNet's module: reduce, average over regions, fuse.
 
-    The averages are taken over ever coarser regions of the reduced features.
+    [B, c_in, h, w] -> [B, c_out, h, w]. The averages are taken over ever coarser regions of the reduced features.
     """
 
     def __init__(self, c_in: int, c_out: int, width: int, level: int) -> None:
@@ -54,7 +54,7 @@ class SwiftNet(SegmentationNetwork):
         output_stride: 8, 16 or 32.
         width: channels of the upsampling path, 128 in the paper.
 
-    Stages: "res2" to "res5", and "up4", "up3", "up2", the outputs of the upsampling path at the strides of res4 to res2.
+    Stages: "res2" to "res5", and "up4", "up3", "up2", what the upsampling path gives at the strides of res4 to res2.
 
     Raises:
         ValueError: if there is no such encoder.

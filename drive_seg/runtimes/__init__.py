@@ -1,9 +1,9 @@
 """Who executes the network.
 
-PyTorch a checkpoint (``pytorch``); this package's own kernels a DSNet (``native``); machine code by PyTorch's compiler
-(``compiled``), ONNX Runtime and OpenVINO a checkpoint that was prepared for them (``prepared``), the last two also a
-user's own file (``onnx_runtime``, which has TensorRT, too, and ``openvino_runtime``); ``choice`` decides. Nothing here
-imports onnxruntime or openvino before it is to run something.
+PyTorch a checkpoint (``pytorch``); this package's own kernels a DSNet or SwiftNet (``native``); machine code by
+PyTorch's compiler (``compiled``), ONNX Runtime and OpenVINO a checkpoint that was prepared for them (``prepared``), the
+last two also a user's own file (``onnx_runtime``, which has TensorRT, too, and ``openvino_runtime``); ``choice``
+decides. Nothing here imports onnxruntime or openvino before it is to run something.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def _fastest(loaded: Checkpoint, device: str, precision: str, tell: Tell) -> tup
     for name in FASTEST_FIRST:
         if name not in _OWN and find_spec(name) is None:
             continue
-        if name == native.NAME and not native.runs(loaded):
+        if name == native.NAME and not native.runs(loaded, precision):
             continue
         try:
             # Looked up first: what a runtime can do is known only once it is imported, which takes a while.

@@ -1,6 +1,7 @@
-"""A DSNet by kernels of this package, see :mod:`drive_seg.native`: the fastest on a CPU, for any size of the input.
+"""Networks by kernels of this package, see :mod:`drive_seg.native`: the fastest on a CPU, for any size of the input.
 
-The kernels are compiled once on a machine, with a C++ compiler, and then serve every DSNet. They lie in the user's
+The kernels are compiled once on a machine, with a C++ compiler, and then serve every DSNet, and every SwiftNet on an
+EfficientNet-Lite. They lie in the user's
 cache as ``native/<key>.so``, a name that says the processor and the kernels' source, so that code of another processor
 or version is never loaded. For int8 there is, beside that, what a byte stands for in each tensor of a checkpoint:
 ``<hash of the checkpoint>/native-int8.json``.
@@ -27,11 +28,15 @@ from drive_seg.native.calibration import calibrate
 from drive_seg.native.library import Library
 from drive_seg.native.program import Program, check_supported
 from drive_seg.native.steps import Type
+from drive_seg.networks import catalog
+from drive_seg.networks.encoders import LITE
 from drive_seg.networks.fold import Folded, fold
 from drive_seg.runtimes import Runtime, Size, cache, compiled
 from drive_seg.runtimes.conversion import ConversionError, check, synthetic_inputs
 
 NAME = "native"
+NETWORKS = ("dsnet", "swiftnet")
+"""Of the catalog, those that the kernels are for, if not with every option: see :func:`runs`."""
 TYPES = {"fp32": Type.FLOAT, "bf16": Type.BFLOAT, "int8": Type.BYTE}
 _HASH_BYTES = 32
 SIZES_KEPT = 8
@@ -39,10 +44,10 @@ SIZES_KEPT = 8
 
 
 class NativeRuntime(Runtime):
-    """A DSNet by the kernels.
+    """A network by the kernels.
 
     Args:
-        network: a DSNet, folded or not.
+        network: a DSNet or SwiftNet, folded or not.
         library: the kernels.
         precision: "fp32", "bf16" or "int8".
         factors: for "int8", of :func:`~drive_seg.native.calibration.calibrate`.
@@ -106,13 +111,21 @@ def precisions() -> tuple[str, ...]:
     return ("fp32", *(name for name, flag in able.items() if compiled.processor_can(flag)))
 
 
-def runs(loaded: Checkpoint) -> bool:
-    """Whether the kernels are for a checkpoint's network: a DSNet of the paper's own units."""
-    options = loaded.contract.options
+def runs(loaded: Checkpoint, precision: str = "fp32") -> bool:
+    """Whether the kernels are for a checkpoint's network in a precision, see :func:`check_supported`.
+
+    This is known from its options, without building it.
+    """
+    network = loaded.contract.network
+    options = {**catalog.options(network), **loaded.contract.options}
+    if network == "swiftnet":
+        return options["backbone"] in LITE and options["output_stride"] == 32 and precision != "int8"
+    balanced = options["feature_balance"] and options["feature_modulator"] == "conv"
     return (
-        loaded.contract.network == "dsnet"
-        and options.get("unit", "dsnet") == "dsnet"
-        and not options.get("pyramid_pooling", False)
+        network == "dsnet"
+        and options["unit"] == "dsnet"
+        and not options["pyramid_pooling"]
+        and not (precision == "int8" and balanced)
     )
 
 
@@ -129,7 +142,7 @@ def prepare(loaded: Checkpoint, precision: str = "fp32", images: Sequence[Tensor
     """Compile the kernels if they are not there, and check that they label as PyTorch does.
 
     Args:
-        loaded: a DSNet.
+        loaded: a DSNet or SwiftNet.
         precision: "fp32", "bf16" or "int8".
         images: float32 [1, 3, h, w], normalised, to check on; for int8 four or more, three of four of which are
             calibrated on. Frames of the synthetic drive if there are none.

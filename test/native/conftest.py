@@ -14,10 +14,10 @@ from drive_seg.networks.fold import fold
 
 
 @functools.cache
-def _made(classes, chosen):
-    """A folded DSNet. Batch Norms have seen images; what FBNet adds has weights that matter."""
+def _made(name, classes, chosen):
+    """A folded network. Batch Norms have seen images; what FBNet adds has weights that matter."""
     torch.manual_seed(3)
-    network = networks.build("dsnet", classes, semantic_encoding=False, **dict(chosen)).train()
+    network = networks.build(name, classes, **dict(chosen)).train()
     for name, part in network.named_modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None
@@ -36,10 +36,12 @@ def _made(classes, chosen):
 
 @pytest.fixture(scope="session")
 def make():
-    """Options of a DSNet -> the network, folded; the same one for the same options."""
+    """Options of a network -> the network, folded; the same one for the same options."""
 
-    def make(classes=11, **chosen):
-        return _made(classes, tuple((name, _frozen(value)) for name, value in sorted(chosen.items())))
+    def make(classes=11, network="dsnet", **chosen):
+        if network == "dsnet":
+            chosen["semantic_encoding"] = False
+        return _made(network, classes, tuple((name, _frozen(value)) for name, value in sorted(chosen.items())))
 
     yield make
     _made.cache_clear()

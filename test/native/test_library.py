@@ -47,15 +47,19 @@ def test_processors_without_avx512_get_the_same_logits(make, monkeypatch, tmp_pa
     library = Library(tmp_path / "kernels.so")
     assert (library.lanes, library.bfloats, library.bytes) == (lanes, False, False)
     # 7 classes do not fill a vector, 80 are several passes; 13 pixels of 1/8 are more than a tile.
-    for classes, size in ((7, (41, 67)), (80, (16, 104))):
-        network = make(classes, feature_balance=("stage2", "stage5"), skips=True)
+    for classes, size, chosen in (
+        (7, (41, 67), {"feature_balance": ("stage2", "stage5"), "skips": True}),
+        (80, (16, 104), {"feature_balance": ("stage2", "stage5"), "skips": True}),
+        (19, (41, 67), {"network": "swiftnet", "width": 48, "feature_balance": ("res2", "up4")}),
+    ):
+        network = make(classes, **chosen)
         image = torch.randn(1, 3, *size)
         program = Program(network, size, Type.FLOAT, lanes, 2)
         logits = program.run(library, image)
         with torch.inference_mode():
             expected = network(image)
         assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
-        (ids, sureness), wanted = program.decide(library, image, True), decide(logits, True)
+        (ids, sureness, _), wanted = program.decide(library, image, True), decide(logits, True)
         assert ids.equal(wanted[0]) and (sureness.short() - wanted[1].short()).abs().max() <= 1
 
 

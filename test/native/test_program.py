@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from drive_seg import networks
-from drive_seg.native import program as module
+from drive_seg.native import assembly as module
 from drive_seg.native import steps
 from drive_seg.native.calibration import calibrate
 from drive_seg.native.channels import Channel, exact_pieces, grouped_pieces
@@ -272,7 +272,7 @@ def test_what_is_no_convolution_is_torchs_too(make, apart, type):
 )
 def test_other_networks_are_refused(library, name, chosen):
     network = fold(networks.build(name, 11, **chosen))
-    with pytest.raises(UnsupportedError, match="only DSNets of the paper's own units, without pyramid pooling, can be"):
+    with pytest.raises(UnsupportedError, match="the native kernels run DSNets of the paper's own units, without pyr"):
         Program(network, (8, 8), Type.FLOAT, library.lanes, 1)
 
 

@@ -201,25 +201,45 @@ def test_auto_takes_pytorch_until_it_is_prepared_and_says_how(saved, can_compile
 
 
 def test_auto_takes_it_once_the_kernels_are_there(ready, saved):
-    """They serve every DSNet in every size."""
-    for loaded in (saved(), saved(size="0.5", skips=True)):
+    """They serve every DSNet, and every SwiftNet on an EfficientNet-Lite, in every size."""
+    light = saved("swiftnet", width=32, feature_balance=["res5"])
+    for loaded in (saved(), saved(size="0.5", skips=True), light):
         own, told = segmenter(loaded.path)
         assert (own.runtime, own.precision, told) == ("native", "fp32", [])
     assert segmenter(loaded.path, runtime="torch")[0].runtime == "torch"
     assert segmenter(loaded.path, precision="fp16")[0].runtime == "torch", "native does not have it"
 
 
+def test_int8_is_not_offered_where_it_cannot_be_had(ready, saved, can_compile, monkeypatch):
+    monkeypatch.setattr(native, "precisions", lambda: ("fp32", "bf16", "int8"))
+    for loaded in (
+        saved("swiftnet", width=32, backbone="efficientnet_lite0", feature_balance=["res5"]),
+        saved(feature_balance=["stage2"], feature_modulator="conv", skips=True),
+    ):
+        told = []
+        assert native.runs(loaded) and native.runs(loaded, "bf16") and not native.runs(loaded, "int8")
+        assert choice._rule(loaded, "cpu", "fp32", SMALL, told.append) == "native"
+        assert choice._rule(loaded, "cpu", "int8", SMALL, told.append) == "torch" and "native" not in "".join(told)
+        with pytest.raises(ValueError, match="int8 cannot be had with"):
+            native.prepare(loaded, "int8")
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("enet", {}), ("dsnet", {"unit": "enet"}), ("dsnet", {"pyramid_pooling": True})],
-    ids=["enet", "unit", "pyramid"],
+    [
+        ("enet", {}),
+        ("dsnet", {"unit": "enet"}),
+        ("dsnet", {"pyramid_pooling": True}),
+        ("swiftnet", {"width": 32, "output_stride": 16, "backbone": "efficientnet_lite1", "stem": "deep"}),
+    ],
+    ids=["enet", "unit", "pyramid", "dilated encoder"],
 )
 def test_auto_takes_it_for_no_other_network(ready, saved, can_compile, name, options):
     loaded = saved(name, **options)
     assert not native.runs(loaded)
     other, told = segmenter(loaded.path)
     assert other.runtime == "torch" and not any("native" in sentence for sentence in told)
-    with pytest.raises(ValueError, match=r"^only DSNets of the paper's own units, .* by the native kernels$"):
+    with pytest.raises(ValueError, match=r"native kernels run (DSNets of the paper's own|those on an Eff)"):
         segmenter(loaded.path, runtime="native")
 
 
@@ -414,7 +434,7 @@ def test_a_compiler_that_does_not_know_the_processor_is_a_sentence(precision):
 
 def test_preparing_refuses_before_it_compiles(saved, monkeypatch):
     monkeypatch.setattr(kernels, "compile_library", lambda: pytest.fail("it was compiled"))
-    with pytest.raises(ValueError, match="only DSNets"):
+    with pytest.raises(ValueError, match="the native kernels run DSNets"):
         native.prepare(saved("enet"))
     with pytest.raises(ValueError, match="'fp16' cannot be had"):
         native.prepare(saved(), "fp16")
