@@ -61,7 +61,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={f"{PACKAGE}.native": ["*.cpp"], f"{PACKAGE}.replay.evaluation": ["*.css", "*.j2"]},
+    package_data={
+        f"{PACKAGE}.native": ["*.cpp"],
+        f"{PACKAGE}.training.kernels": ["*.cpp"],
+        f"{PACKAGE}.replay.evaluation": ["*.css", "*.j2"],
+    },
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.6",

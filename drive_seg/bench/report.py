@@ -16,18 +16,21 @@ TITLES = {
     "segmenter": "Segmenter, 1280x720 BGR image to label, network at {size}",
     "frames": "Frame path, {size} BGR images to labels, network at that size, batch {batch}",
     "node": "Node over DDS, 1280x720 bgr8, stamp to received mask, network at {size}",
+    "training": "Training step, from images in memory to updated weights, {batch} crops of {size}",
 }
 COLUMNS = {
     "network": ("eager", "same", "MiB", "peak", "copy"),
     "segmenter": ("eager", "same", "MiB", "over network"),
     "frames": ("eager", "same", "MiB", "images/s"),
     "node": ("eager", "p99", "p99/p50", "over Segmenter"),
+    "training": ("threads", "images/s", "eager", "MiB"),
 }
 """Of each part, after name, runtime, precision and times."""
 CAPTION = (
     "ms: median and 10th to 90th percentile of a whole batch. eager: times the unfolded network in PyTorch (fp32, "
     "NCHW, all threads), of the same network, for a file of the first. same: pixels with eager's class. MiB: peak "
     "memory of opening and running. peak, copy: fractions of the machine's fastest matrix product and memory copy. "
+    "Of a training step eager is eager fp32 with as many threads. "
     "over: ms more for each image than the network in the same calls, or than the Segmenter in turn with the node."
 )
 SHORT = {FAILED: Text("failed", style="red"), MISSING: Text("absent", style="dim")}
@@ -83,7 +86,9 @@ def _figures(row: dict[str, Any]) -> dict[str, str]:
         "peak": _percent(row["fraction_of_peak"]),
         "copy": _percent(row["fraction_of_bandwidth"]),
         "over network": _ms(details.get("beside_the_network_ms")),
-        "images/s": _figure(details.get("frames_per_second"), ".0f"),
+        "images/s": _figure(details.get("frames_per_second"), ".0f")
+        or _figure(details.get("images_per_second"), ".1f"),
+        "threads": _figure(details.get("threads"), "d"),
         "p99": _ms(details.get("p99_ms")),
         "p99/p50": _figure(details.get("p99_of_p50"), ".2f"),
         "over Segmenter": _ms(details.get("over_segmenter_ms")),
@@ -121,6 +126,9 @@ def _details(row: dict[str, Any]) -> list[str]:
             f"{row['name']}, {row['runtime']} {row['precision']} at {row['size']}: {stages}; beside the network "
             f"{_ms(details['beside_the_network_ms'])} ms"
         ]
+    if row["part"] == "training" and row["status"] == RAN:
+        shares = ", ".join(f"{part} {_percent(share)}" for part, share in details["shares"].items())
+        return [f"{row['runtime']} {row['precision']}, threads {details['threads']}: {shares}"]
     if row["part"] == "node" and row["status"] == RAN:
         return [f"{row['name']}, {row['runtime']} {row['precision']}: {line}" for line in _node_lines(details)]
     return []

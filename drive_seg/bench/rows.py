@@ -29,20 +29,22 @@ class Row:
     """One contender at one size.
 
     Attributes:
-        part: "network", "segmenter", "frames" or "node".
+        part: "network", "segmenter", "frames", "node" or "training".
         name, runtime, precision: of the contender.
         size: WIDTHxHEIGHT of what the network sees.
         batch: images at once.
         status: "ran", "failed" or "not installed"; ``reason`` says why it did not run.
         asked: it was asked for by name, so that its not being installed is a failure.
-        median_ms, p10_ms, p90_ms, runs: of the whole batch; for a node from an image's stamp to its received mask.
+        median_ms, p10_ms, p90_ms, runs: of the whole batch, or of a training step; for a node from an image's stamp
+            to its received mask.
         ratio_to_eager: median_ms by that of the unfolded network ``eager_of`` in PyTorch: fp32, NCHW, inference_mode,
             all threads, in the same run.
         agreement: share of pixels with eager's class; None where it was not compared.
         peak_memory_mib: see :class:`~drive_seg.bench.machine.PeakMemory`; None for a node, a process of its own.
         parameters: of the network at inference.
         operations, bytes, fraction_of_peak, fraction_of_bandwidth: see :mod:`drive_seg.bench.roofline`.
-        details: stages of a Segmenter, frames per second of a frame path, counters of a node.
+        details: stages of a Segmenter, frames per second of a frame path, counters of a node; of a training step its
+            threads, images per second and the shares of its parts.
     """
 
     part: str

@@ -19,7 +19,8 @@ from drive_seg.bench.subjects import all_subjects
 from drive_seg.runtimes.onnx_file import is_openvino
 from drive_seg.runtimes.pytorch import choose_device
 
-PARTS = ("network", "segmenter", "node")
+PARTS = ("network", "segmenter", "node", "training")
+USUAL_PARTS = PARTS[:3]
 SIZES: tuple[Size, ...] = ((360, 640), (720, 1280), (1080, 1920))
 """(height, width), those of DSNet's Table 8."""
 BATCHES = (1, 6)
@@ -49,7 +50,7 @@ class Plan:
     device: str = "cpu"
     sizes: tuple[Size, ...] = SIZES
     batches: tuple[int, ...] | None = None
-    parts: tuple[str, ...] = PARTS
+    parts: tuple[str, ...] = USUAL_PARTS
     wanted: tuple[str, ...] = ()
     onnx: tuple[Path, ...] = ()
     model: str = "dsnet_synth19"
@@ -121,6 +122,10 @@ def run(plan: Plan, tell: Callable[[str], None] = lambda text: None) -> dict[str
             rows += bench_segmenter(known[0], plan.image_sizes(), device, plan.seconds, tell)
             if device != "cpu":
                 rows += bench_frames(known[0], plan.cells(), plan.seconds, tell)
+        elif part == "training":
+            from drive_seg.bench.training import bench_training  # which pulls in Lightning
+
+            rows += bench_training(device, plan.seconds, tell)
         else:
             for runtime, precision in node_runtimes(device, plan.node_runtimes):
                 size = plan.image_sizes()[0]

@@ -25,7 +25,9 @@ def bench(
         str | None,
         typer.Option(metavar="N,N", help="Images at once; 1,6 if left out, on the CPU 6 at the smallest size alone."),
     ] = None,
-    what: Annotated[str, typer.Option(help="Which parts: network, segmenter, node.")] = "network,segmenter,node",
+    what: Annotated[
+        str, typer.Option(help="Which parts: network, segmenter, node; and training, a step of it.")
+    ] = "network,segmenter,node",
     contenders: Annotated[
         str | None,
         typer.Option(help="By words, as 'dsnet int8,enet onnxruntime', or all; the usual, without int8, if left out."),

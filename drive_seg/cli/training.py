@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +66,7 @@ def train(
 
     from drive_seg.training.train import train as run
 
-    best = run(plan, output or Path("runs") / plan.name, resume=not restart, progress=sys.stderr.isatty())
+    best = run(plan, output or Path("runs") / plan.name, resume=not restart)
     rank_zero_only(typer.echo)(f"best checkpoint: {best}")  # once, however many processes trained
 
 
@@ -132,10 +131,7 @@ def _study(paths: list[Path], folder: Path, settings: list[str], output: Path | 
 
     for path in paths:  # a fault in the last one shall not wait for the first to be trained
         load_study(path, settings)
-    shown = sys.stderr.isatty()
-    reports = [
-        carry_out(p, folder / p.stem, lambda plan, where: run(plan, where, progress=shown), settings) for p in paths
-    ]
+    reports = [carry_out(p, folder / p.stem, run, settings) for p in paths]
     print_json(reports, output)
     if output is None:
         for report in reports:
@@ -146,7 +142,7 @@ def _check(plan: Any, output: Path | None) -> None:
     from drive_seg.training.check import check_data
     from drive_seg.training.check_report import print_report
 
-    report = check_data(plan, progress=sys.stderr.isatty())
+    report = check_data(plan)
     print_json(report.to_dict(), output)
     print_report(report, screen if str(output) == "-" else Console())
     if report.errors:

@@ -39,9 +39,9 @@ def flags() -> tuple[str, ...]:
     return (*FLAGS, "-mcpu=native" if arm else "-march=native")
 
 
-def source_sha256() -> str:
+def source_sha256(source: Path | None = None) -> str:
     """Of the kernels' source and the flags."""
-    return hashlib.sha256(SOURCE.read_bytes() + " ".join(flags()).encode()).hexdigest()
+    return hashlib.sha256((source or SOURCE).read_bytes() + " ".join(flags()).encode()).hexdigest()
 
 
 @cache
@@ -54,8 +54,8 @@ def package_sha256() -> str:
     return digest.hexdigest()
 
 
-def compile_library() -> bytes:
-    """The shared library. Takes some ten seconds.
+def compile_library(source: Path | None = None) -> bytes:
+    """The shared library of a source file. Takes some ten seconds.
 
     Raises:
         CompilationError: if there is no C++ compiler, or it refuses.
@@ -67,7 +67,7 @@ def compile_library() -> bytes:
         )
     with tempfile.TemporaryDirectory(prefix="drive_seg_") as folder:
         made = Path(folder) / "kernels.so"
-        command = [*compiler(), *flags(), str(SOURCE), "-o", str(made)]
+        command = [*compiler(), *flags(), str(source or SOURCE), "-o", str(made)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -221,6 +221,18 @@ def _sealed(code: bytes) -> bytes:
     return code + hashlib.sha256(code).digest()
 
 
+def compile_other(source: Path) -> Path:
+    """The file of another source's kernels, such as those of training, compiled if it is not there.
+
+    Raises:
+        ValueError: if it cannot be compiled, or the cache not be written.
+    """
+    file = library_file(source)
+    if not _is_whole(file):
+        _write(file, _sealed(kernels.compile_library(source)))
+    return file
+
+
 def _is_whole(file: Path) -> bool:
     if not file.is_file():
         return False
@@ -240,9 +252,9 @@ def open_library(file: Path) -> Library:
     return Library(file)
 
 
-def library_file() -> Path:
+def library_file(source: Path | None = None) -> Path:
     """Where the kernels for this processor lie, or would."""
-    key = canonical_json({**compiled.processor_key(), "source": kernels.source_sha256()})
+    key = canonical_json({**compiled.processor_key(), "source": kernels.source_sha256(source)})
     return cache.root() / NAME / f"{hashlib.sha256(key.encode()).hexdigest()}.so"
 
 

@@ -9,7 +9,6 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -18,6 +17,7 @@ from drive_seg.labels import label_map
 from drive_seg.training.augmentation import Augment, patch_windows
 from drive_seg.training.datasets import Dataset, open_dataset
 from drive_seg.training.datasets.joined import Joined
+from drive_seg.training.progress import bar
 from drive_seg.training.recipe import Patches, Recipe, Source
 from drive_seg.training.sampling import NO_FOCUS, ClassUniform, Draw, EpochOrder, ids_present
 from drive_seg.training.statistics import class_counts
@@ -45,8 +45,7 @@ class InMemory:
         self._dataset = dataset
         self._samples: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
         self.bytes = 0
-        quiet = rank_zero_only.rank != 0
-        for i in track(range(len(dataset)), description="reading images", transient=True, disable=quiet):
+        for i in bar(range(len(dataset)), len(dataset), "reading images", rank_zero_only.rank == 0):
             if self.bytes >= limit:
                 break
             place = dataset.place(i)
@@ -179,8 +178,16 @@ class SegmentationData(lightning.LightningDataModule):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
+            collate_fn=_collate,
             **arguments,
         )
+
+
+def _collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A batch whose images stay as they are in memory, a pixel's channels side by side, as networks take them here."""
+    images, labels = zip(*items, strict=True)
+    pixels = torch.stack([image.permute(1, 2, 0) for image in images])
+    return pixels.permute(0, 3, 1, 2), torch.stack(labels)
 
 
 def _open(source: Source) -> Dataset:

@@ -47,11 +47,13 @@ def build_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Opti
         ValueError: see there.
     """
     groups = parameter_groups(network, settings)
+    # One call for all tensors. On a GPU torch does that by itself, and its fused form would forbid clipping in fp16.
+    fused = True if all(p.is_cpu for group in groups for p in group["params"]) else None
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr)
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
     if settings.name == "adam":
-        return torch.optim.Adam(groups, lr=settings.lr)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+        return torch.optim.Adam(groups, lr=settings.lr, fused=fused)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=fused)
 
 
 def parameter_groups(network: nn.Module, settings: Optimizer) -> list[dict[str, Any]]:

@@ -185,7 +185,8 @@ class Recipe(_Part):
     last one in any case; ``best``: the score by which the best checkpoint is chosen, mIoU of all classes or of the
     foreground; ``warm_start``: a checkpoint whose fitting weights are taken over; ``teachers``: checkpoints with
     the same classes, files or names of models, that the loss ``distillation`` learns from; ``compile``: let
-    torch.compile build the training step: minutes at the start, faster steps after; ``precision``: auto is fp16 on
+    torch.compile build the training step where the package's kernels for bf16 on a CPU do not run: minutes at the
+    start, faster steps after; ``precision``: auto is fp16 on
     CUDA and bf16 elsewhere, both mixed with fp32; ``accumulate``: parts that a batch passes through each device in;
     ``devices``: GPUs per machine, or processes where there is none; ``nodes``: machines.
     """

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from drive_seg.files import write_atomically
 from drive_seg.labels import VOID
 from drive_seg.training.datasets import Dataset
+from drive_seg.training.progress import bar
 
 T = TypeVar("T")
 
@@ -71,14 +70,7 @@ def for_each_sample(
     threads = min(8, os.cpu_count() or 1) if samples.reads_in_parallel else 1  # decoding leaves Python's lock
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(work, range(len(samples)))
-        yield from track(
-            results,
-            total=len(samples),
-            description=description,
-            console=Console(stderr=True),
-            transient=True,
-            disable=not progress,
-        )
+        yield from bar(results, len(samples), description, progress)
 
 
 def _cache_file(dataset: Dataset, fingerprint: str) -> Path | None:

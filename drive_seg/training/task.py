@@ -16,6 +16,8 @@ from drive_seg.decision import decide, to_size
 from drive_seg.frame_path import resized
 from drive_seg.metrics import ConfusionMatrix
 from drive_seg.segmenter import network_size
+from drive_seg.training.kernels.dsnet import fuse
+from drive_seg.training.kernels.library import ready
 from drive_seg.training.losses import WeightedSum
 from drive_seg.training.optimization import build_optimizer, learning_rate
 from drive_seg.training.pretrained import load_pretrained
@@ -63,7 +65,10 @@ class SegmentationTask(lightning.LightningModule):
         self.teachers = Teachers(recipe.teachers, label_map)
         self.confusion = ConfusionMatrix(label_map.num_classes, targets.groups)
         self.val_ids = frozenset(range(targets.num_targets) if val_ids is None else val_ids)
-        if recipe.compile:
+        self._loss_sums, self._loss_count = torch.zeros(1), 0
+        if uses_kernels(recipe.precision):
+            fuse(self.network)
+        elif recipe.compile:
             self.network.compile()
         if not resumes:
             self._start()
@@ -138,14 +143,25 @@ class SegmentationTask(lightning.LightningModule):
         key = (self.recipe.seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         image, label = batch
         loss, terms = self.losses(self.network(self.input.normalise(image)), label, self.teachers(image))
-        together = self.trainer.world_size > 1
-        named = {f"loss_{name}": term for name, term in terms.items()}
-        self.log("loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=together)
-        self.log_dict(named, on_step=False, on_epoch=True, sync_dist=together)
+        # Added up here and logged at the end of the epoch: to log a value at each step costs more than to compute it.
+        found = torch.stack([loss.detach(), *(term.detach() for term in terms.values())])
+        if batch_idx == 0:
+            self._loss_sums, self._loss_count = torch.zeros_like(found), 0
+        self._loss_sums += found
+        self._loss_count += 1
         return loss
+
+    def mean_loss(self) -> float:
+        """Of the steps of this epoch so far."""
+        return float(self._loss_sums[0]) / max(1, self._loss_count)
+
+    def on_train_epoch_end(self) -> None:
+        names = ("loss", *(f"loss_{name}" for name in self.losses.terms))
+        means = self._loss_sums / max(1, self._loss_count)
+        self.log_dict(dict(zip(names, means, strict=True)), sync_dist=self.trainer.world_size > 1)
 
     def on_validation_epoch_start(self) -> None:
         self.confusion = ConfusionMatrix(self.label_map.num_classes, self.targets.groups)
@@ -207,6 +223,11 @@ class SegmentationTask(lightning.LightningModule):
         rate = learning_rate(self.recipe.schedule, self.steps_per_epoch)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def uses_kernels(precision: str) -> bool:
+    """Whether a recipe of this precision trains by :mod:`drive_seg.training.kernels` on this machine."""
+    return precision in ("auto", "bf16") and not torch.cuda.is_available() and ready()
 
 
 def _mean(values: list[float]) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,6 +16,7 @@ from drive_seg.training.check import refuse_broken
 from drive_seg.training.checkpointing import WholeCheckpoints, remove_partial
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.optimization import whole_epochs
+from drive_seg.training.progress import RunProgress
 from drive_seg.training.recipe import Recipe
 from drive_seg.training.task import SegmentationTask
 
@@ -33,7 +34,7 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
         recipe: what to do.
         folder: where everything goes; made if missing.
         resume: go on from ``<folder>/last.ckpt`` if it is there.
-        progress: show a progress bar.
+        progress: show how far it is: a bar on a terminal, else a line every half a minute.
 
     Raises:
         ValueError: if data, network, losses, precision or ``last.ckpt`` do not fit the recipe, or a teacher
@@ -81,7 +82,7 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
                 save_top_k=1,
                 enable_version_counter=False,
             ),
-            *([RichProgressBar()] if progress else []),
+            *([RunProgress(recipe.data.batch_size)] if progress else []),
         ],
         logger=[
             CSVLogger(folder, name="csv"),  # a file of its own per attempt: this logger wipes an older one
@@ -90,7 +91,7 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
         check_val_every_n_epoch=recipe.validate_every,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
-        enable_progress_bar=progress,
+        enable_progress_bar=False,
         enable_model_summary=False,
     )
     if rank_zero_only.rank == 0 and not resume:

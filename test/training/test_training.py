@@ -74,7 +74,7 @@ def test_twice_five_epochs_give_the_weights_of_ten_bit_for_bit(
 ):
     """With momentum, average, dropout, accumulation, over-sampling and a best score; the disk is full after five."""
     losses = {"tiny": "{cross_entropy: 1.0, auxiliary: 0.4}", "dsnet": "{owfl: 1.0, sel: 0.1}"}[network]
-    precision = {"tiny": "bf16", "dsnet": "fp32"}[network]
+    precision = {"tiny": "fp32", "dsnet": "bf16"}[network]
     settings = [f"network.name={network}", f"losses={losses}", "accumulate=2", "schedule.epochs=10", "ema_decay=0.9"]
     settings += ["validate_every=2", "data.class_uniform=0.5", f"precision={precision}"]
     recipe = load_recipe(recipe_file, settings)

@@ -28,6 +28,7 @@ from drive_seg.training.losses.pixelwise import (
     WeightedCrossEntropy,
 )
 from drive_seg.training.losses.presence import BlockPresenceLoss, SemanticEncodingLoss
+from drive_seg.training.losses.shared import Shared
 from drive_seg.training.targets import Targets
 
 PIXEL_LOSSES: dict[str, Callable[..., PixelLoss]] = {
@@ -177,12 +178,21 @@ class WeightedSum(nn.Module):
             options = dict(setting) if isinstance(setting, Mapping) else {"weight": setting}
             self.weights[name] = _weight(name, options.pop("weight", 1.0))
             self.terms[name] = build(name, targets, **options)
+        self.shared = Shared(targets)
+        self.overlap = next((term.overlap for term in self.terms.values() if isinstance(term, LovaszSoftmax)), None)
 
     def forward(
         self, output: SegmentationOutput, label: Tensor, teachers: tuple[Tensor, ...] = ()
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        terms = {
-            name: term(output, label, teachers) if isinstance(term, Distillation) else term(output, label)
-            for name, term in self.terms.items()
-        }
+        terms = {}
+        log_p = overlapped = None
+        for name, term in self.terms.items():
+            if isinstance(term, _OnMain | LovaszSoftmax) and log_p is None:
+                log_p, overlapped = self.shared(output.logits, label, self.overlap)  # one softmax for all of them
+            if isinstance(term, _OnMain):
+                terms[name] = term.loss.of(log_p, label)
+            elif isinstance(term, LovaszSoftmax):
+                terms[name] = overlapped
+            else:
+                terms[name] = term(output, label, teachers) if isinstance(term, Distillation) else term(output, label)
         return sum(self.weights[name] * term for name, term in terms.items()), terms

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from drive_seg.labels import VOID, frequency_orders, frequency_weights
-from drive_seg.training.targets import Targets, log_probabilities
+from drive_seg.training.losses.shared import Shared
+from drive_seg.training.targets import Targets
 
 
 class PixelLoss(nn.Module):
@@ -22,14 +23,15 @@ class PixelLoss(nn.Module):
 
     def __init__(self, targets: Targets) -> None:
         super().__init__()
-        self.groups = targets.groups
+        self.shared = Shared(targets)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        target = label.long()
-        valid = target != VOID
-        target = torch.where(valid, target, 0)
-        log_p = log_probabilities(logits, self.groups).gather(1, target.unsqueeze(1)).squeeze(1)
-        return self.reduce(log_p, target, valid)
+        return self.of(self.shared(logits, label)[0], label)
+
+    def of(self, log_p: Tensor, label: Tensor) -> Tensor:
+        """The loss where log p of each pixel's label, [B, H, W], is there already."""
+        target, valid = label.long(), label != VOID
+        return self.reduce(log_p, target.masked_fill(~valid, 0), valid)
 
     @abstractmethod
     def reduce(self, log_p: Tensor, target: Tensor, valid: Tensor) -> Tensor:

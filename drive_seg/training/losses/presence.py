@@ -45,11 +45,9 @@ class SemanticEncodingLoss(nn.Module):
 
 def presence(label: Tensor, num_targets: int) -> Tensor:
     """Which ids occur: labels [B, H, W] -> bool [B, num_targets] (histogram > 0, void left out)."""
-    flat = label.long().flatten(1)
-    flat = torch.where(flat == VOID, num_targets, flat)
-    counts = torch.zeros(len(flat), num_targets + 1, device=label.device).scatter_add_(
-        1, flat, torch.ones_like(flat, dtype=torch.float32)
-    )
+    offset = (VOID + 1) * torch.arange(len(label), device=label.device)
+    counts = torch.bincount((label.flatten(1) + offset.unsqueeze(1)).flatten(), minlength=(VOID + 1) * len(label))
+    counts = counts.view(len(label), VOID + 1)
     return counts[:, :num_targets] > 0
 
 

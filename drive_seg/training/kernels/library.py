@@ -1,0 +1,78 @@
+"""kernels.cpp, compiled on this machine and kept in the user's cache."""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from drive_seg.native import library as native
+from drive_seg.runtimes import compiled
+from drive_seg.runtimes.native import compile_other
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+
+_P, _ROWS, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
+_ARGUMENTS = {
+    "norm": (_P, _P, _ROWS, _INT, _P, _P, *[_FLOAT] * 4, _P, _P, _P),
+    "norm_gradient": (_P, _P, _P, _ROWS, _INT, _P, _P, _FLOAT, _FLOAT, _P, _P, _P),
+    "shuffle": (_P, _P, _P, _P, _ROWS, *[_INT] * 4),
+    "shuffle_gradient": (_P, _P, _P, _P, _ROWS, *[_INT] * 3),
+    "pool": (_P, _P, _P, _ROWS, _INT, _INT),
+    "unpool": (_P, _P, _P, _ROWS, _INT, _INT),
+    "join": (_P, _P, _P, _P, _ROWS, _INT, _INT),
+    "join_gradient": (_P, _P, _P, _P, _P, _ROWS, _INT, _INT),
+    "softmax": (_P, _P, _ROWS, _P, _INT, _P, _P, _P, _P),
+    "softmax_gradient": (_P, _P, _ROWS, _P, _INT, _P, _P, _P),
+}
+
+
+@cache
+def ready() -> bool:
+    """Whether the kernels run here: the processor multiplies bfloat16 and there is a C++ compiler that takes them.
+
+    Where the compiler refuses, a warning says why.
+    """
+    if "bf16" not in compiled.precisions() or not native.can_compile():
+        return False
+    try:
+        kernels()
+    except (ValueError, OSError) as error:
+        warnings.warn(f"training goes on without its kernels, more slowly: {error}", stacklevel=2)
+        return False
+    return True
+
+
+@cache
+def kernels() -> ctypes.CDLL:
+    """The library; its first use on a machine compiles it, which takes some seconds.
+
+    Raises:
+        ValueError: if it cannot be compiled, or others can write to the cache.
+    """
+    library = ctypes.CDLL(str(compile_other(SOURCE)))
+    for name, types in _ARGUMENTS.items():
+        function = getattr(library, f"drive_seg_{name}")
+        function.argtypes, function.restype = types, None
+    return library
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """[B, C, H, W] with a pixel's channels side by side in memory and nothing between pixels."""
+    return x if rows_apart(x) == x.shape[1] else x.contiguous(memory_format=torch.channels_last)
+
+
+def rows_apart(x: Tensor) -> int | None:
+    """How many numbers lie from pixel to pixel of a tensor [B, C, H, W]; None if that is not the same everywhere."""
+    image, channel, row, pixel = x.stride()
+    even = channel == 1 and row == pixel * x.shape[3] and image == row * x.shape[2]
+    return pixel if even else None
+
+
+def pixels(x: Tensor) -> int:
+    """B * H * W of a tensor [B, C, H, W]."""
+    return x.numel() // x.shape[1]
