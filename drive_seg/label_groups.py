@@ -12,6 +12,9 @@ import numpy as np
 
 from drive_seg.labels import VOC21, VOID, LabelMap
 
+_NOT, _FAR_FEWER = "not ", 4
+"""How the name of a group begins that has all classes but a few, and how many times as many that are."""
+
 _CAMVID11 = {
     "Sky": ["sky"],
     "Building": ["building", "wall"],
@@ -153,8 +156,29 @@ def with_groups(label_map: LabelMap, groups: Sequence[tuple[int, ...]]) -> Label
 
 
 def group_names(label_map: LabelMap, groups: Sequence[Sequence[int]]) -> tuple[str, ...]:
-    """The names of each group's classes, joined by "/"."""
-    return tuple("/".join(label_map.names[i] for i in members) for members in groups)
+    """A name for each group: its classes joined by "/", or "not " and those that it lacks where they are far fewer."""
+    names = []
+    for members in groups:
+        lacking = [i for i in range(label_map.num_classes) if i not in members]
+        short = 0 < _FAR_FEWER * len(lacking) < len(members)
+        names.append(_NOT * short + "/".join(label_map.names[i] for i in (lacking if short else members)))
+    return tuple(names)
+
+
+def named_classes(label_map: LabelMap, name: str) -> tuple[int, ...]:
+    """The ids of the classes that a name means: one, or several as :func:`group_names` writes them.
+
+    Raises:
+        ValueError: if a part of the name is no class.
+    """
+    if name in label_map.names:
+        return (label_map.names.index(name),)
+    parts = name.removeprefix(_NOT).split("/")
+    unknown = [part for part in parts if part not in label_map.names]
+    if unknown:
+        raise ValueError(f"label map '{label_map.name}' has no class {', '.join(map(repr, unknown))}")
+    ids = {label_map.names.index(part) for part in parts}
+    return tuple(sorted(set(range(label_map.num_classes)) - ids if name.startswith(_NOT) else ids))
 
 
 def fold(prediction: np.ndarray, label: np.ndarray, num_classes: int, groups: Sequence[Sequence[int]]) -> np.ndarray:
@@ -184,7 +208,7 @@ def translation(
         source: the classes of the labels.
         target: the network's classes.
         meaning: class of the source -> classes of the target that it may be; none means void. A class that is not
-            named keeps its name.
+            named keeps its name. Names of groups are taken, too, as "car/truck" and "not road".
         groups: the groups so far; new ones are appended.
 
     Returns:
@@ -193,16 +217,17 @@ def translation(
     Raises:
         ValueError: if a name is no class, or a class of the source has no counterpart.
     """
-    for name, classes in meaning.items():
-        _ids(source, [name])
-        _ids(target, classes)
+    if unknown := sorted(set(meaning) - set(source.names)):
+        raise ValueError(f"label map '{source.name}' has no class {', '.join(map(repr, unknown))}")
+    known = {name: {i for one in classes for i in named_classes(target, one)} for name, classes in meaning.items()}
     table = np.full(256, VOID, np.uint8)
     for i, name in enumerate(source.names):
-        if name not in meaning and name not in target.names:
+        try:
+            classes = tuple(sorted(known[name] if name in known else named_classes(target, name)))
+        except ValueError:
             raise ValueError(
                 f"class '{name}' of label map '{source.name}' is not in '{target.name}'; say what it is under 'meaning'"
-            )
-        classes = tuple(sorted(_ids(target, meaning.get(name, [name]))))
+            ) from None
         if len(classes) == 1:
             table[i] = classes[0]
         elif classes:
@@ -231,10 +256,3 @@ def single_meanings(names: Sequence[str], target: LabelMap, meaning: Mapping[str
             choice = " or ".join(target.names[i] for i in groups[becomes - target.num_classes])
             raise ValueError(f"class '{name}' of the network may be {choice}: say which one under 'meaning'")
     return table.tolist()
-
-
-def _ids(label_map: LabelMap, names: Sequence[str]) -> list[int]:
-    unknown = [name for name in names if name not in label_map.names]
-    if unknown:
-        raise ValueError(f"label map '{label_map.name}' has no class {', '.join(map(repr, unknown))}")
-    return [label_map.names.index(name) for name in names]

@@ -46,7 +46,7 @@ def pictures(tmp_path_factory):
 
 def test_help_names_every_command():
     text = drive_seg("--help").stdout
-    for command in ("networks", "train", "evaluate", "segment", "synth", "inspect"):
+    for command in ("networks", "train", "pseudo-label", "evaluate", "segment", "synth", "inspect"):
         assert command in text
         assert "--help" in drive_seg(command, "--help").stdout
 
@@ -104,6 +104,20 @@ def test_inspect_refuses_with_one_sentence(tmp_path):
     result = drive_seg("inspect", tmp_path / "no.safetensors", expect=1)
     assert result.stdout == "" and "not a whole safetensors file" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_pseudo_label_by_a_model_for_itself(model, pictures, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(f"label_map: cityscapes19\nteachers: [{{model: {model}, keep: 0.25, flip: true}}]")
+    arguments = ("pseudo-label", plan, pictures, "-o", tmp_path / "own", "--device", "cpu", "--json", "-")
+    printed = json.loads(drive_seg(*arguments).stdout)
+    assert printed["images"] == 3 and sum(printed["shares"].values()) == pytest.approx(1)
+    assert 0.25 <= 1 - printed["shares"]["void"] < 0.27
+    assert len(list((tmp_path / "own" / "labels").rglob("*.png"))) == 3
+    result = drive_seg(*arguments, expect=1)
+    assert "holds labels already" in result.stderr.replace("\n", " ") and "Traceback" not in result.stderr
+    result = drive_seg(*arguments, "--set", "teachers.0.kep=0.5", expect=1)
+    assert "teachers.0.kep: Extra inputs are not permitted" in result.stderr.replace("\n", " ")
 
 
 def test_segment_a_folder(model, pictures, tmp_path):

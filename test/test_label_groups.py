@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drive_seg.label_groups import _KNOWN, fold, known_meaning, translation, with_groups
+from drive_seg.label_groups import _KNOWN, fold, group_names, known_meaning, named_classes, translation, with_groups
 from drive_seg.labels import CAMVID11, CAMVID32, CITYSCAPES19, LabelMap, label_map
 
 
@@ -103,3 +103,34 @@ def test_folding_changes_what_is_right_alone():
     folded = fold(prediction, label, 5, ((1, 3),))
     for p, t, f in zip(prediction.flat, label.flat, folded.flat, strict=True):
         assert f == (5 if t == 5 and p in (1, 3) else p)
+
+
+@pytest.mark.parametrize(
+    ("name", "members"),
+    [
+        ("road", (0,)),
+        ("car/truck", (13, 14)),
+        ("not road", tuple(range(1, 19))),
+        ("not road/sidewalk", tuple(range(2, 19))),
+    ],
+)
+def test_the_name_of_a_group_means_its_classes(name, members):
+    """A dataset may name them so, and a meaning, too: no word on either is needed."""
+    assert named_classes(CITYSCAPES19, name) == members
+    assert len(members) == 1 or group_names(CITYSCAPES19, [members]) == (name,)
+    source, groups = LabelMap("own", (name, "other"), ((0, 0, 0),) * 2), []
+    table = translation(source, CITYSCAPES19, {"other": [name]}, groups)
+    expected = 0 if len(members) == 1 else 19
+    assert table[:2].tolist() == [expected, expected] and groups == [members][: expected // 19]
+
+
+def test_names_that_mean_nothing_are_refused():
+    own = LabelMap("own", ("not raod",), ((0, 0, 0),))
+    with pytest.raises(
+        ValueError, match="class 'not raod' of label map 'own' is not in 'cityscapes19'; say what it is"
+    ):
+        translation(own, CITYSCAPES19, {}, [])
+    with pytest.raises(ValueError, match="label map 'cityscapes19' has no class 'lorry'"):
+        translation(own, CITYSCAPES19, {"not raod": ["car/lorry"]}, [])
+    with pytest.raises(ValueError, match="label map 'own' has no class 'road'"):
+        translation(own, CITYSCAPES19, {"road": ["road"], "not raod": []}, [])

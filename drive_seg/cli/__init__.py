@@ -16,12 +16,13 @@ from drive_seg.cli.make_bag import make_bag
 from drive_seg.cli.models import export, inspect, networks
 from drive_seg.cli.options import screen
 from drive_seg.cli.replay import replay
-from drive_seg.cli.training import evaluate, train
+from drive_seg.cli.training import evaluate, pseudo_label, train
 
 app = typer.Typer(help="Train, check and run the networks of drive_seg.", no_args_is_help=True, add_completion=False)
 for command in (
     networks,
     train,
+    pseudo_label,
     evaluate,
     calibrate,
     self_check,

@@ -1,4 +1,4 @@
-"""``drive-seg train`` and ``evaluate``."""
+"""``drive-seg train``, ``pseudo-label`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -68,6 +68,44 @@ def train(
 
     best = run(plan, output or Path("runs") / plan.name, resume=not restart)
     rank_zero_only(typer.echo)(f"best checkpoint: {best}")  # once, however many processes trained
+
+
+def pseudo_label(
+    teachers: Annotated[Path, typer.Argument(help="Who labels: a file as config/teachers/mit_road.yaml.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images, folders, videos, bags or synth:...")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder for the dataset.")],
+    width: Annotated[
+        int | None, typer.Option(min=16, help="Of the stored images in pixels, where they are wider.")
+    ] = None,
+    step: Annotated[int, typer.Option(min=1, help="Take every step-th frame of a video, bag or drive.")] = 1,
+    void_below: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the height below which is the vehicle's own bonnet: void.")
+    ] = 1.0,
+    device: Device = "auto",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a setting, as teachers.0.min_confidence=0.8; repeatable."),
+    ] = None,
+    figures: Json = None,
+) -> None:
+    """Label images by finished models where they are sure: a dataset for training, with overlays to look at first."""
+    from rich.table import Table
+
+    from drive_seg.runtimes.pytorch import choose_device
+    from drive_seg.training import pseudo_labels
+    from drive_seg.training.recipe import load_settings
+
+    plan = load_settings(pseudo_labels.Plan, teachers, setting)
+    done = pseudo_labels.pseudo_label(plan, sources, output, width, step, void_below, choose_device(device), tell)
+    print_json({"images": done.images, "shares": done.shares}, figures)
+    if figures is None:
+        table = Table("class or group", "% of pixels")
+        for name, share in done.shares.items():
+            table.add_row(name, f"{100 * share:.1f}")
+        Console().print(table)
+    typer.echo(f"{done.images} images labelled, see {done.folder / 'overlay'}", err=True)
 
 
 def evaluate(

@@ -65,7 +65,7 @@ def segment_source(
     to_video = output.suffix.lower() in VIDEO_SUFFIXES
     if to_video and labels_only:
         raise ValueError(f"{output} is a video of overlays: name a folder for labels alone")
-    images = _Images(source, topic, tell)
+    images = Images(source, topic, tell)
     shown = iter(track(images, total=images.expected, description="labelling", disable=not progress))
     if to_video:
         count, path = _to_video(segmenter, shown, output, alpha, images.rate)
@@ -80,8 +80,15 @@ def segment_source(
     return count, path
 
 
-class _Images:
-    """The images of one camera; ``reason`` says why the first that cannot be decoded is left out."""
+class Images:
+    """The images of one camera.
+
+    Attributes:
+        expected: how many there are, where that is known.
+        rate: frames per second.
+        named: whether they are files, named after these, and not frames of a drive.
+        reason: why the first that cannot be decoded is left out.
+    """
 
     def __init__(self, source: str, topic: str | None, tell: Callable[[str], None]) -> None:
         reading = Reading(source, None if topic is None else [topic])
@@ -92,7 +99,7 @@ class _Images:
         if len(reading.topics) > 1:
             reading = Reading(source, [chosen])
         self._reading, self._names = reading, _names(Path(source).expanduser()) if reading.stems else []
-        self.expected, self.rate = reading.expected, reading.rate()
+        self.expected, self.rate, self.named = reading.expected, reading.rate(), bool(self._names)
         self._undecoded, self.reason = 0, ""
 
     def __iter__(self) -> Iterator[Picture]:

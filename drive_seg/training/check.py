@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
+from drive_seg.label_groups import group_names
 from drive_seg.labels import VOID, LabelMap, label_map
 from drive_seg.training.augmentation import patch_windows
 from drive_seg.training.check_report import Problem, Report, SplitFigures, print_problems
@@ -211,9 +212,8 @@ def _figures(recipe: Recipe, checked: list[_Checked], problems: list[Problem]) -
         _add(splits[part.split], part, np.arange(256) if table is None else table)
     if classes is not None:
         problems += _unknown_presence(recipe, trained, classes, groups)
-        joined = tuple("/".join(classes.names[i] for i in members) for members in groups)
         for split in splits.values():
-            split.names = (*classes.names, *joined)
+            split.names = (*classes.names, *group_names(classes, groups))
             problems += _absent(split, classes, groups)
     return list(splits.values())
 

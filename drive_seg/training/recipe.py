@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 
 class RecipeError(ValueError):
@@ -178,16 +188,55 @@ class Schedule(_Part):
         return self
 
 
+class Teacher(_Part):
+    """A finished model whose answers are learnt from, written as its name alone where the rest is left out.
+
+    ``model``: a checkpoint, an ONNX or OpenVINO file with a contract, or a model of the package; ``meaning``: class of
+    the model -> classes of the run that it may be (none: it says nothing there), where the names differ and drive_seg
+    does not know it already; ``min_confidence``: below this probability it says nothing; ``keep``: of the pixels of
+    each class the most confident share, over all images, for pseudo-labels alone; ``scales``, ``flip``: average over
+    the image in these scales, and its mirror image.
+    """
+
+    model: str
+    meaning: dict[str, list[str]] = {}
+    min_confidence: float = Field(0.0, ge=0, le=1)
+    keep: float = Field(1.0, gt=0, le=1)
+    scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
+    flip: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    @model_serializer
+    def _short(self) -> str | dict[str, Any]:
+        return {"model": self.model, **self.how} if self.how else self.model
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What is set beside the model, as plain data."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name != "model"}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in given.items()
+            if value != type(self).model_fields[name].default
+        }
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
 class Recipe(_Part):
     """One training run.
 
     ``losses``: name -> weight, or name -> {weight: ..., options of that loss}; ``validate_every``: in epochs, the
     last one in any case; ``best``: the score by which the best checkpoint is chosen, mIoU of all classes or of the
-    foreground; ``warm_start``: a checkpoint whose fitting weights are taken over; ``teachers``: checkpoints with
-    the same classes, files or names of models, that the loss ``distillation`` learns from; ``compile``: let
-    torch.compile build the training step where the package's kernels for bf16 on a CPU do not run: minutes at the
-    start, faster steps after; ``precision``: auto is fp16 on
-    CUDA and bf16 elsewhere, both mixed with fp32; ``accumulate``: parts that a batch passes through each device in;
+    foreground; ``warm_start``: a checkpoint whose fitting weights are taken over; ``teachers``: finished models that
+    the loss ``distillation`` learns from; ``compile``: let torch.compile build the training step where the package's
+    kernels for bf16 on a CPU do not run: minutes at the start, faster steps after; ``precision``: auto is fp16 on CUDA
+    and bf16 elsewhere, both mixed with fp32; ``accumulate``: parts that a batch passes through each device in;
     ``devices``: GPUs per machine, or processes where there is none; ``nodes``: machines.
     """
 
@@ -202,7 +251,7 @@ class Recipe(_Part):
     validate_every: int = Field(1, ge=1)
     best: Literal["val_miou", "val_f_miou"] = "val_miou"
     warm_start: str | None = None
-    teachers: list[str] = []
+    teachers: list[Teacher] = []
     compile: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     accumulate: int = Field(1, ge=1)
@@ -233,7 +282,9 @@ class Recipe(_Part):
         if self.teachers and "distillation" not in self.losses:
             raise ValueError("teachers are given, but losses has no 'distillation' that would learn from them")
         if "distillation" in self.losses and not self.teachers:
-            raise ValueError("the loss 'distillation' needs teachers, a list of checkpoints")
+            raise ValueError("the loss 'distillation' needs teachers, a list of models")
+        if any(teacher.keep < 1 for teacher in self.teachers):
+            raise ValueError("teachers: keep is for pseudo-labels, which see all images first; use min_confidence here")
         return self
 
     @property
@@ -256,11 +307,16 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         RecipeError: if the file is missing, no YAML mapping, or a setting is unknown, missing or ill-typed.
     """
+    return load_settings(Recipe, path, overrides)
+
+
+def load_settings(kind: type[Settings], path: str | Path, overrides: list[str] | None = None) -> Settings:
+    """Settings of any kind from a file, as :func:`load_recipe` reads a recipe."""
     data = _read(Path(path))
     for override in overrides or []:
         _override(data, override)
     try:
-        return Recipe.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         problems = "; ".join(": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors())
         raise RecipeError(f"{path}: {problems}") from None

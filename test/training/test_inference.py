@@ -117,25 +117,42 @@ def test_senseless_values_are_refused(settings, complaint):
 
 
 class Fixed(Runtime):
-    """A runtime of one input size, or one that gives ids."""
+    """A runtime that takes inputs of 32 x 48 alone, or one that gives ids."""
 
     name = "fixed"
     device = tensor_device = "cpu"
     precision, dtype = "fp32", torch.float32
+    fixed_size = (32, 48)
 
-    def __init__(self, fixed_size=None, gives_logits=True):
-        self.fixed_size, self.gives_logits = fixed_size, gives_logits
+    def __init__(self, network=None):
+        self.network, self.gives_logits = network, network is not None
 
     def __call__(self, batch):
-        return torch.zeros(batch.shape[0], *batch.shape[2:], dtype=torch.uint8)
+        assert batch.shape[2:] == (32, 48)
+        return self.network(batch)
+
+
+def test_a_model_of_one_input_size_sees_larger_scales_window_by_window():
+    network, image = Blur(), picture(32, 48)
+    fixed, free = segmenter(Fixed(network)), segmenter(network)
+    for settings, same in (
+        ({"flip": True}, {"flip": True}),
+        ({"scales": (1.0, 1.5)}, {"scales": (1.0, 1.5), "window": (32, 48)}),
+    ):
+        own, expected = (Labeller(s, Inference(**i)) for s, i in ((fixed, settings), (free, same)))
+        torch.testing.assert_close(own.probabilities(image), expected.probabilities(image))
 
 
 @pytest.mark.parametrize(
-    ("runtime", "complaint"),
-    [(Fixed(gives_logits=False), "no probabilities"), (Fixed(fixed_size=(32, 48)), "fixes the size of its input")],
+    ("runtime", "settings", "complaint"),
+    [
+        (Fixed(), {"flip": True}, "no probabilities"),
+        (Fixed(Blur()), {"scales": (0.5, 1.0)}, "fixes its input to 48x32: scales are 1 or more"),
+        (Fixed(Blur()), {"window": (32, 32)}, "windows of that size"),
+    ],
 )
-def test_models_that_cannot_be_averaged_are_refused(runtime, complaint):
+def test_models_that_cannot_be_averaged_are_refused(runtime, settings, complaint):
     own = segmenter(runtime)
     with pytest.raises(ValueError, match=complaint):
-        Labeller(own, Inference(flip=True))
+        Labeller(own, Inference(**settings))
     Labeller(own, Inference())

@@ -1,14 +1,16 @@
 """Recipes with teachers: what they do to a run, what stays outside its files, and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
-from drive_seg.labels import CAMVID11, CITYSCAPES19, LabelMap
+from drive_seg.labels import CAMVID11, CAMVID32, CITYSCAPES19, LabelMap
 from drive_seg.training.callbacks import MovingAverage
-from drive_seg.training.recipe import RecipeError, load_recipe
+from drive_seg.training.recipe import RecipeError, Teacher, load_recipe
 from drive_seg.training.targets import Targets
 from drive_seg.training.task import SegmentationTask
 from drive_seg.training.teachers import Teachers
@@ -55,8 +57,9 @@ def test_each_teacher_sees_the_image_through_its_own_input(teacher):
         teacher("two", seed=1, channel_order="bgr", scale=1.0, mean=(9.0, 8.0, 7.0), std=(60.0,) * 3),
     ]
     image = torch.randint(0, 256, (2, 3, 16, 24), dtype=torch.uint8)
-    found = Teachers([str(path) for path in paths], CAMVID11)(image)
-    for logits, path in zip(found, paths, strict=True):
+    found = Teachers([Teacher(model=str(path)) for path in paths], CAMVID11)(image)
+    for (logits, blocks, sure), path in zip(found, paths, strict=True):
+        assert blocks == tuple((i,) for i in range(11)) and sure is None
         loaded = checkpoint.load(path)
         with torch.no_grad():
             expected = loaded.build_network()(loaded.contract.input.normalise(image))
@@ -96,7 +99,7 @@ def test_teachers_change_neither_in_training_nor_with_the_task(teacher, distille
     path = teacher()
     task = SegmentationTask(distilled([path]), Targets(CAMVID11, (), np.full(11, 1 / 11)), 2)
     image = torch.randint(0, 256, (2, 3, 16, 24), dtype=torch.uint8)
-    (before,) = task.teachers(image)
+    before = task.teachers(image)[0].scores
     plain = SegmentationTask(distilled([], "losses={cross_entropy: 1.0}"), task.targets, 2)
     assert task.state_dict().keys() == plain.state_dict().keys()
     assert len(list(task.parameters())) == len(list(plain.parameters()))
@@ -105,7 +108,7 @@ def test_teachers_change_neither_in_training_nor_with_the_task(teacher, distille
     assert average._average_model.module.teachers is task.teachers
     assert task.train().freeze_unused() == ["side.weight", "side.bias"]
     task.double()
-    assert torch.equal(task.teachers(image)[0], before)
+    assert torch.equal(task.teachers(image)[0].scores, before)
 
 
 def test_a_resumed_run_with_teachers_is_the_same_bit_for_bit(teacher, distilled, tmp_path, monkeypatch):
@@ -165,15 +168,92 @@ def test_a_training_checkpoint_that_does_not_name_its_teachers_is_resumed(teache
     assert last(run)["epoch"] == 2 and len(last(run)["teachers"]) == 1
 
 
+def test_teachers_of_other_classes_say_what_they_mean_in_the_run(teacher):
+    """By names in whatever order; by what is known of both maps, a class in two groups joining these."""
+    turned = teacher(label_map=LabelMap("turned", CAMVID11.names[::-1], CAMVID11.colors))
+    image = torch.randint(0, 256, (1, 3, 16, 24), dtype=torch.uint8)
+    (lesson,) = Teachers([Teacher(model=str(turned))], CAMVID11)(image)
+    assert lesson.blocks == tuple((i,) for i in range(11))
+    network, spec = checkpoint.load(turned).build_network(), checkpoint.load(turned).contract.input
+    with torch.no_grad():
+        p = network(spec.normalise(image)).softmax(1)
+    torch.testing.assert_close(lesson.scores.exp(), p.flip(1))
+    fine = teacher("fine", CITYSCAPES19, seed=1)
+    (lesson,) = Teachers([Teacher(model=str(fine), min_confidence=0.3)], CAMVID11)(image)
+    network = checkpoint.load(fine).build_network()
+    with torch.no_grad():
+        p = network(spec.normalise(image)).softmax(1)
+    of = dict(zip(lesson.blocks, lesson.scores.exp().unbind(1), strict=True))
+    assert sorted(of) == [(i,) for i in range(11)]
+    car = CAMVID11.names.index("Car")
+    members = [CITYSCAPES19.names.index(name) for name in ("car", "truck", "bus", "train")]
+    torch.testing.assert_close(of[(car,)], p[:, members].sum(1))
+    assert torch.equal(lesson.sure, torch.stack(list(of.values())).amax(0) >= 0.3)
+    old = teacher("old", CAMVID32)
+    (lesson,) = Teachers([Teacher(model=str(old))], CITYSCAPES19)(image)
+    riders = tuple(CITYSCAPES19.names.index(name) for name in ("rider", "motorcycle", "bicycle"))
+    told = [i for block in lesson.blocks for i in block]
+    assert riders in lesson.blocks and len(set(told)) == len(told)
+
+
+def test_a_teacher_that_tells_nothing_apart_is_refused(teacher):
+    kerb = LabelMap("kerb", ("Road", "kerb", "rest"), CAMVID11.colors[:3])
+    path = str(teacher(label_map=kerb))
+    known = {"rest": ["not Road"]}
+    with pytest.raises(
+        ValueError, match=r"one.safetensors: it tells no classes of the run apart, as its own mean Road, "
+    ):
+        Teachers([Teacher(model=path, meaning={**known, "kerb": ["Road/Pavement"]})], CAMVID11)
+    with pytest.raises(
+        ValueError, match=r"one.safetensors: class 'kerb' of label map 'kerb' is not in 'camvid11'; say"
+    ):
+        Teachers([Teacher(model=path, meaning=known)], CAMVID11)
+    image = torch.randint(0, 256, (2, 3, 16, 24), dtype=torch.uint8)
+    (lesson,) = Teachers([Teacher(model=path, meaning={**known, "kerb": []})], CAMVID11)(image)
+    assert [len(block) for block in lesson.blocks] == [10, 1]
+    loaded = checkpoint.load(path)
+    with torch.no_grad():
+        road, open_, rest = loaded.build_network()(loaded.contract.input.normalise(image)).softmax(1).unbind(1)
+    torch.testing.assert_close(lesson.scores.exp(), torch.stack((rest, road), 1))
+    assert (open_ > torch.maximum(road, rest)).all() and not lesson.sure.any(), "what it sees means nothing here"
+    (lesson,) = Teachers([Teacher(model=path, meaning={"kerb": ["not Road"], "rest": []})], CAMVID11)(image)
+    assert lesson.sure.all()
+
+
+def test_a_student_of_a_road_teacher_learns_and_its_file_says_how(teacher, distilled, tmp_path):
+    """It goes on with the same settings alone."""
+    path = str(teacher(label_map=LabelMap("two", ("Road", "rest"), CAMVID11.colors[:2])))
+    settings = {
+        "model": path,
+        "meaning": {"rest": ["not Road"]},
+        "min_confidence": 0.2,
+        "flip": True,
+        "scales": [1, 1.5],
+    }
+    best = train(distilled([], f"teachers=[{json.dumps(settings)}]"), tmp_path / "run", progress=False)
+    (origin,) = checkpoint.load(best).contract.training["teachers"]
+    assert origin == {
+        "name": "one_recipe",
+        "sha256": checkpoint.load(path).sha256,
+        **{key: value for key, value in settings.items() if key != "model"},
+    }
+    with pytest.raises(ValueError, match=r"min_confidence 0.2.*but the recipe has teacher .*min_confidence 0.3"):
+        other = json.dumps({**settings, "min_confidence": 0.3})
+        train(distilled([], f"teachers=[{other}]", "schedule.epochs=3"), tmp_path / "run", progress=False)
+
+
 @pytest.mark.parametrize(
-    "classes",
-    [CITYSCAPES19, LabelMap("turned", CAMVID11.names[::-1], CAMVID11.colors)],
-    ids=["others", "another order"],
+    ("settings", "complaint"),
+    [
+        ({"min_confidence": 2}, "teachers.0.min_confidence: Input should be less than or equal to 1"),
+        ({"scales": [0]}, "teachers.0.scales.0: Input should be greater than 0"),
+        ({"class": "road"}, "teachers.0.class: Extra inputs are not permitted"),
+        ({"keep": 0.5}, "keep is for pseudo-labels"),
+    ],
 )
-def test_teachers_of_other_classes_are_refused(teacher, distilled, classes):
-    path = teacher(label_map=classes)
-    with pytest.raises(ValueError, match=r"teacher .*one\.safetensors has the classes .*, but the run has Sky, "):
-        SegmentationTask(distilled([path]), Targets(CAMVID11, (), np.full(11, 1 / 11)), 2)
+def test_settings_that_make_no_sense_are_named(distilled, settings, complaint):
+    with pytest.raises(RecipeError, match=complaint):
+        distilled([], f"teachers=[{json.dumps({'model': 'dsnet_camvid11', **settings})}]")
 
 
 def test_a_teacher_that_is_not_there_is_named(distilled, tmp_path):
