@@ -42,6 +42,8 @@ OWN = {
     "dsnet_fbnet_camvid11_release",
     "dsnet_street19",
     "dsnet_synth19",
+    "swiftnet_fbnet_street19",
+    "swiftnet_road19",
 }
 
 
