@@ -164,7 +164,7 @@ class Peer:
         """The latest status of a camera."""
         for array in reversed(self.diagnostics):
             for status in array.status:
-                if status.name == f"drive_seg: /{NODE}: {camera}":
+                if status.name.startswith("drive_seg: ") and status.name.endswith(f"/{NODE}: {camera}"):
                     return status
         return None
 
