@@ -302,7 +302,7 @@ def test_surround_gives_each_camera_its_topic(launch: Callable[..., Run], ros: N
         topics = values(node, "cameras", "front.image_topic", "left.image_topic", "right.image_topic")
         sensing = [f"/sensing/{name}/image_raw" for name in ("front", "left", "right")]
         assert topics == [["front", "left", "right"], *sensing]
-        assert values(node, "left.transport", "model", "use_sim_time") == ["raw", "dsnet_synth19", False]
+        assert values(node, "left.transport", "model", "use_sim_time") == ["raw", "swiftnet_road19", False]
     finally:
         node.destroy_node()
 

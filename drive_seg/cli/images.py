@@ -13,7 +13,7 @@ from drive_seg.cli.options import MODEL, Device, InputSize, Precision, Runtime, 
 def segment(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder, a video, a bag or synth:...")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder, or a .mp4 file.")],
-    model: Annotated[str, typer.Option(help=MODEL)] = "dsnet_synth19",
+    model: Annotated[str, typer.Option(help=MODEL)] = "swiftnet_road19",
     topic: Annotated[
         str | None,
         typer.Option(help="Image topic of a bag, or a pattern; if left out the first camera, as replay takes them."),

@@ -56,7 +56,7 @@ def _check_cameras(value: Iterable[str]) -> str | None:
 
 NODE_SPECS: Mapping[str, Spec] = {
     "model": Spec(
-        "dsnet_synth19",
+        "swiftnet_road19",
         "what to run: a name of the package's models folder, or a path to a .safetensors file, or to an .onnx or "
         ".xml file with <name>.contract.yaml beside it",
         Change.RELOADS,

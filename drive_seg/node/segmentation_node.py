@@ -1,4 +1,4 @@
-"""The node: ``python -m drive_seg.node.segmentation_node --ros-args -p model:=dsnet_synth19``."""
+"""The node: ``python -m drive_seg.node.segmentation_node --ros-args -p model:=swiftnet_road19``."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__.split("\n")[0])
     parser.add_argument("--input", help="video, folder of images, rosbag or synth:...; left out, a synthetic drive")
     parser.add_argument(
-        "--model", default="dsnet_synth19", help="a .safetensors or .onnx file, or a model of the package"
+        "--model", default="swiftnet_road19", help="a .safetensors or .onnx file, or a model of the package"
     )
     parser.add_argument("--frames", type=int, help=f"play so many frames (synthetic: {SYNTHETIC_FRAMES}; else all)")
     parser.add_argument("--output", type=Path, default=Path("demo_out"), help="folder for the results (demo_out)")

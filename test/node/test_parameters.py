@@ -117,7 +117,7 @@ def test_what_is_given_is_read(make_node: MakeNode) -> None:
         ("front", "/sensing/front", False),
         ("left_2", "left_2/image_raw", True),
     ]
-    assert (read.model, read.input_size, read.reliable_input) == ("dsnet_synth19", (256, 512), True)
+    assert (read.model, read.input_size, read.reliable_input) == ("swiftnet_road19", (256, 512), True)
     assert parameters.read_tuning(node) == parameters.Tuning(150_000_000, 0.5, False)
 
 
