@@ -217,8 +217,10 @@ class _Deciding(TorchRuntime):
             raise RuntimeError("no logits today")
         return super().__call__(batch)
 
-    def decide(self, batch: torch.Tensor, confidence: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return decide(super().__call__(batch), confidence)
+    def decide(
+        self, batch: torch.Tensor, confidence: bool, temperature: float = 1.0, frame_temperature: float | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        return *decide(super().__call__(batch), confidence, temperature), None
 
 
 def test_a_segmenter_in_each_runtime(monkeypatch):

@@ -169,7 +169,7 @@ def test_a_missing_compiler_is_a_sentence(monkeypatch):
 
 def test_auto_says_how_to_prepare_it(monkeypatch):
     monkeypatch.setattr(compiled, "can_compile", lambda: True)
-    monkeypatch.setattr(native, "runs", lambda loaded: False)
+    monkeypatch.setattr(native, "runs", lambda loaded, precision="fp32": False)
     told = []
     assert Segmenter.load(MODEL, "cpu", tell=told.append).runtime == "torch"
     assert len(told) == 1 and told[0].endswith(f"{MODEL}.safetensors --prepare --to inductor --size 360x480")
