@@ -47,8 +47,10 @@ def build_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Opti
         ValueError: see there.
     """
     groups = parameter_groups(network, settings)
-    # One call for all tensors. On a GPU torch does that by itself, and its fused form would forbid clipping in fp16.
-    fused = True if all(p.is_cpu for group in groups for p in group["params"]) else None
+    # One call for all tensors. On a GPU torch does that by itself; Lightning refuses to clip before a fused step under
+    # autocast, in bf16 too.
+    on_cpu = all(p.is_cpu for group in groups for p in group["params"])
+    fused = True if on_cpu and settings.clip_norm is None else None
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
     if settings.name == "adam":

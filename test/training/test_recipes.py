@@ -230,6 +230,7 @@ def trees(tmp_path_factory) -> dict[str, Path]:
                     else [CAMVID32.names.index(n) for n in ("Road", "Car", "Sky")]
                 )
                 write_pair(folder / "images" / f"{i}.png", folder / "labels" / f"{i}.png", ids)
+            write_pair(root / "folder" / "images" / f"{i}.png", root / "folder" / "labels" / f"{i}.png", [0, 1])
     (voc / "ImageSets" / "Segmentation").mkdir(parents=True)
     for split, labels, names in (("trainaug", "SegmentationClassAug", "abcd"), ("val", "SegmentationClass", "e")):
         (voc / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names))
@@ -254,6 +255,7 @@ def tiny(name: str, trees: dict[str, Path], teacher: Path) -> list[str]:
 
     def moved(source):
         own = {"seeds": [0, 1], "frames": 4, "size": [56, 40]} if source.dataset == "synth" else {}
+        own |= {"classes": ["road", "not road"]} if source.dataset == "folder" else {}
         root = {"root": str(trees[source.dataset])} if source.dataset != "synth" else {}
         return {"dataset": source.dataset, **source.arguments, **own, **root}
 
@@ -269,6 +271,8 @@ def tiny(name: str, trees: dict[str, Path], teacher: Path) -> list[str]:
         "teachers": [str(teacher)] * len(recipe.teachers),
         "compile": False,
     }
+    if recipe.augmentation.style is not None:
+        settings["augmentation.style.folder"] = str(trees["folder"] / "images")
     if patches is not None:
         settings["augmentation.patches"] = {"size": [40, 36], "grid": [1, 2]}
     return [f"{key}={yaml.safe_dump(value, default_flow_style=True, width=10**6)}" for key, value in settings.items()]
