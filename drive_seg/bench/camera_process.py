@@ -1,6 +1,6 @@
 """The other end of the node's benchmark: cameras, listeners, and the Segmenter that the node is compared with.
 
-``python -m drive_seg.bench.camera_process --cameras camera,camera_2 --model swiftnet_road19 -o outcome.json`` awaits a
+``python -m drive_seg.bench.camera_process --cameras camera,camera_2 --model dsnet_synth19 -o outcome.json`` awaits a
 running node and measures three phases:
 
 * **one at a time**: the Segmenter in this process, the node with one image, the node with one image of each camera, in

@@ -53,7 +53,7 @@ class Plan:
     parts: tuple[str, ...] = USUAL_PARTS
     wanted: tuple[str, ...] = ()
     onnx: tuple[Path, ...] = ()
-    model: str = "swiftnet_road19"
+    model: str = "dsnet_synth19"
     node_runtimes: tuple[str, ...] = ()
     seconds: float = 1.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,7 +99,10 @@ def pseudo_label(
     from drive_seg.training.recipe import load_settings
 
     plan = load_settings(pseudo_labels.Plan, teachers, setting)
-    done = pseudo_labels.pseudo_label(plan, sources, output, width, step, void_below, choose_device(device), tell)
+    device = choose_device(device)
+    done = pseudo_labels.pseudo_label(
+        plan, sources, output, width, step, void_below, device, tell, progress=sys.stdout.isatty()
+    )
     print_json({"images": done.images, "shares": done.shares}, figures)
     if figures is None:
         table = Table("class or group", "% of pixels")
