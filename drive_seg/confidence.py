@@ -62,7 +62,7 @@ class Usual:
 
     def share(self, plane: np.ndarray) -> float:
         """The share of a confidence image's pixels that are sure, 0..1."""
-        return np.count_nonzero(plane >= self._bound) / plane.size
+        return float(np.mean(plane >= self._bound))
 
     @property
     def _bound(self) -> int:

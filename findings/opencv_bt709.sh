@@ -14,8 +14,9 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for version in 4.12.0.88 4.13.0.92; do
     python3 -m venv "$folder/$version"
-    "$folder/$version/bin/pip" install -q --disable-pip-version-check "opencv-python-headless==$version"
 done
+"$folder/4.12.0.88/bin/pip" install -q --disable-pip-version-check opencv-python-headless==4.12.0.88 numpy==2.2.6
+"$folder/4.13.0.92/bin/pip" install -q --disable-pip-version-check opencv-python-headless==4.13.0.92 numpy==2.4.6
 cat > "$folder/clip.py" <<'PY'
 import struct
 import sys
