@@ -13,11 +13,15 @@ from rich.markup import escape
 
 from drive_seg.cli.options import (
     Checkpoint,
+    Dataset,
+    DatasetOption,
     Device,
     InputSize,
     Json,
     Precision,
+    Root,
     Runtime,
+    Split,
     check_place,
     open_labelled,
     print_json,
@@ -29,13 +33,10 @@ from drive_seg.cli.options import (
 
 def calibrate(
     checkpoint: Checkpoint,
-    dataset: Annotated[str, typer.Option(help="Kind of dataset: camvid, cityscapes, folder, synth, ...")],
-    root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which part of it, as val.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="Further argument of the dataset, as seeds=[100,110]; repeatable."),
-    ] = None,
+    dataset: Dataset,
+    root: Root = None,
+    split: Split = None,
+    option: DatasetOption = None,
     output: Annotated[
         Path | None,
         typer.Option(

@@ -25,9 +25,17 @@ InputSize = Annotated[
     str | None,
     typer.Option(help="HEIGHTxWIDTH whose pixel count the network sees; the model's own if left out."),
 ]
+Dataset = Annotated[str, typer.Option(help="Kind of dataset: camvid, cityscapes, folder, synth, ...")]
+Root = Annotated[Path | None, typer.Option(help="The dataset's folder.")]
+Split = Annotated[str | None, typer.Option(help="Which part of it, as val.")]
+DatasetOption = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="Further argument of the dataset, as seeds=[100,110]; repeatable."),
+]
 
 
 def tell(sentence: str) -> None:
+    """Warn on standard error."""
     screen.print(sentence, style="yellow", markup=False, highlight=False)
 
 

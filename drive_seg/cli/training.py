@@ -11,11 +11,15 @@ from rich.console import Console
 
 from drive_seg.cli.options import (
     Checkpoint,
+    Dataset,
+    DatasetOption,
     Device,
     InputSize,
     Json,
     Precision,
+    Root,
     Runtime,
+    Split,
     check_place,
     number,
     open_labelled,
@@ -114,13 +118,10 @@ def pseudo_label(
 
 def evaluate(
     checkpoint: Checkpoint,
-    dataset: Annotated[str, typer.Option(help="Kind of dataset: camvid, cityscapes, folder, synth, ...")],
-    root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
-    split: Annotated[str | None, typer.Option(help="Which part of it, as val.")] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(help="Further argument of the dataset, as seeds=[100,110]; repeatable."),
-    ] = None,
+    dataset: Dataset,
+    root: Root = None,
+    split: Split = None,
+    option: DatasetOption = None,
     scales: Annotated[str, typer.Option(help="Average over the image in these scales, as 0.5,0.75,1.")] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Average over the image and its mirror image.")] = False,
     window: Annotated[
