@@ -132,12 +132,10 @@ def _native(loaded: Checkpoint, precision: str, tell: Tell) -> Runtime:
 
 def to_prepare(loaded: Checkpoint, device: str, precision: str) -> str | None:
     """The runtime that "auto" would take if it were prepared, which takes seconds and is then for all sizes."""
-    _, unprepared = _fastest(loaded, device, precision, lambda text: None)
-    if (
-        native.NAME not in unprepared or precision == "int8" or preparation.earlier_failure(precision)
-    ):  # int8 takes images
+    if precision == "int8":  # it is calibrated on images
         return None
-    return native.NAME
+    _, unprepared = _fastest(loaded, device, precision, lambda text: None)
+    return native.NAME if native.NAME in unprepared and not preparation.earlier_failure(precision) else None
 
 
 def _rule(
