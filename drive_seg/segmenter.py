@@ -18,6 +18,7 @@ from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, Contract
 from drive_seg.confidence import FrameConfidence
 from drive_seg.cuda_device import CudaDevice
+from drive_seg.decision import decide, to_size
 from drive_seg.frame_graph import FrameGraphs
 from drive_seg.frame_path import FramePath
 from drive_seg.labels import VOID, LabelMap
@@ -349,11 +350,25 @@ class Segmenter:
         """What the network gives for an image uint8 BGR [H, W, 3]: logits [1, C, h, w] in the size that it sees.
 
         Raises:
-            ValueError: if it gives class ids.
+            ValueError: if it ``gives_logits`` not.
         """
-        if not self.gives_confidence:
-            raise ValueError("the model gives class ids and no probabilities")
+        if not self.gives_logits:
+            raise ValueError("the model gives class ids or a sigmoid, and no logits")
         return self._network(self.prepare(image, self.network_size(*image.shape[:2])))
+
+    @torch.inference_mode()
+    def label_and_logits(self, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        """The label of a call, uint8 [H, W], and :meth:`logits`, by one run of the network.
+
+        Raises:
+            ValueError: as :meth:`logits`.
+            NotFiniteError: as a call.
+        """
+        logits = self.logits(image)
+        if self._network.may_void:  # ids that are not simply those of the largest logits
+            return self(image).label, logits
+        ids = decide(logits, confidence=False)[0]
+        return self._checked([to_size(ids[0], image.shape[:2]).cpu().numpy()], 1)[0], logits
 
     def prepare(self, image: np.ndarray, size: Size) -> Tensor:
         """An image as the network sees it, on its device: uint8 BGR [H, W, 3] -> [1, 3, h, w] for a size (h, w)."""

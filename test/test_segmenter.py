@@ -14,6 +14,7 @@ from drive_seg.confidence import Confidence, Usual
 from drive_seg.decision import SPARSE, decide, to_size
 from drive_seg.labels import CAMVID11
 from drive_seg.runtimes import Runtime
+from drive_seg.runtimes.pytorch import TorchRuntime
 from drive_seg.segmenter import NotFiniteError, Segmentation, Segmenter, choose_device
 
 
@@ -76,6 +77,16 @@ def test_confidence_is_left_out_unless_asked_for(segmenter):
     image = picture(96, 128)
     assert segmenter(image).confidence is None
     assert (segmenter(image).label == segmenter(image, confidence=True).label).all()
+
+
+@pytest.mark.parametrize("size", [(96, 128), (97, 131)])
+def test_label_and_logits_are_those_of_one_run(segmenter, size, monkeypatch):
+    image, runs = picture(*size), []
+    run = TorchRuntime.__call__
+    monkeypatch.setattr(TorchRuntime, "__call__", lambda self, batch: runs.append(1) or run(self, batch))
+    label, logits = segmenter.label_and_logits(image)
+    assert len(runs) == 1
+    assert (label == segmenter(image).label).all() and logits.equal(segmenter.logits(image))
 
 
 def test_a_temperature_changes_the_confidence_and_no_label(segmenter):

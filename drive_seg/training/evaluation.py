@@ -192,7 +192,7 @@ def evaluate(
         BoundaryScore(*shape),
     )
     temperature, confidences = segmenter.contract.confidence.temperature, None
-    if inference.as_on_the_vehicle and segmenter.gives_confidence:
+    if inference.as_on_the_vehicle and segmenter.gives_logits:
         confidences = Confidences(temperature, *shape, samples.ids)
         scores.reliability = Reliability.empty(temperature)
     reading = read_ahead(samples, range(len(samples)))
@@ -200,13 +200,15 @@ def evaluate(
     for image, label in track(
         reading, "evaluating", len(samples), console=screen, transient=True, disable=not progress
     ):
-        prediction = labeller(image)
+        if confidences is None:
+            prediction = labeller(image)
+        else:
+            prediction, logits = segmenter.label_and_logits(image)
+            scores.reliability += confidences.count(logits, label)
         matrix = ConfusionMatrix(*shape)
         matrix.update(prediction, label)
         scores.matrix += matrix
         scores.boundary.update(prediction, label)
-        if confidences is not None:
-            scores.reliability += confidences.count(segmenter.logits(image), label)
         scores.image_names.append(samples.name_of(len(scores.image_names)))
         scores.image_miou.append(mean(matrix.iou()[samples.ids]))
     return scores

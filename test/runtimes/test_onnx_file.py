@@ -278,6 +278,8 @@ def test_averaging_is_over_the_classes_of_the_label_map(tmp_path):
     sigmoids = Segmenter.load(write(tmp_path, SIGMOID, output="sigmoid"))
     with pytest.raises(ValueError, match="class ids, or a sigmoid, and no probabilities to average over"):
         Labeller(sigmoids, Inference(flip=True))
+    with pytest.raises(ValueError, match="class ids or a sigmoid, and no logits"):
+        sigmoids.logits(image)
 
 
 @pytest.mark.parametrize("confidence", [False, True])

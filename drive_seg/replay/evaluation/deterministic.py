@@ -149,7 +149,7 @@ class Replay:
         label_map = self._model.label_map
         truth_ids, groups = (self._truths.ids, self._truths.groups) if self._truths is not None else ((), ())
         judge = Judge(label_map, truth_ids, self._work.worst, versus=self._rival is not None, groups=groups)
-        if self._truths is not None and isinstance(self._model, Segmenter) and self._model.gives_confidence:
+        if self._truths is not None and isinstance(self._model, Segmenter) and self._model.gives_logits:
             temperature = self._model.contract.confidence.temperature
             self._confidences = Confidences(temperature, label_map.num_classes, groups, truth_ids)
             self._reliability = Reliability.empty(temperature)
