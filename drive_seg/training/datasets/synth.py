@@ -12,7 +12,7 @@ import numpy as np
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.training.datasets.base import Fault
 
-FRAMES_KEPT = 512
+FRAMES_KEPT = 2048
 """So many frames are not rendered again: shares of classes, then images, and again for each run of a study."""
 
 
