@@ -91,8 +91,9 @@ class KeepBest(Callback):
             return
         self.score = score
         if trainer.is_global_zero:
-            contract = _contract(task, trainer.current_epoch + 1)
-            usual = _usual(task, trainer.val_dataloaders.dataset.samples, contract.metrics["validation"]["data"])
+            contract, usual = _contract(task, trainer.current_epoch + 1), None
+            if not task.recipe.data.val_is_trained_on:  # it is surer of those than it will be of any other frame
+                usual = _usual(task, trainer.val_dataloaders.dataset.samples, contract.metrics["validation"]["data"])
             checkpoint.save(self.path, task.network, replace(contract, confidence=Confidence(usual=usual)))
 
     @property

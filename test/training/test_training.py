@@ -49,6 +49,11 @@ def test_the_last_epoch_is_validated_whatever_the_interval(tiny_recipe, tmp_path
     assert checkpoint.load(tmp_path / "short" / "best.safetensors").contract.metrics["validation"]["epochs"] == 2
 
 
+def test_frames_that_were_trained_on_do_not_say_how_sure_a_model_is(tiny_recipe, tmp_path):
+    best = train(tiny_recipe("data.val_is_trained_on=true", "schedule.epochs=1"), tmp_path, progress=False)
+    assert checkpoint.load(best).contract.confidence.usual is None
+
+
 @pytest.fixture
 def tiny_recipe(recipe_file, tiny_network):
     """A recipe that trains in a second, from settings laid over the small one."""
