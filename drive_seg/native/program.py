@@ -149,7 +149,7 @@ def check_supported(network: Folded, type: Type) -> None:
     if isinstance(inner, SwiftNet):
         swiftnet.check_supported(inner)
         if type is Type.BYTE:
-            raise UnsupportedError("int8 cannot be had with SwiftNet: what its blocks and sums give may be negative")
+            raise UnsupportedError("int8 is not available for SwiftNet: what its blocks and sums give may be negative")
         return
     if not isinstance(inner, FoldedDSNet) or not isinstance(inner.pyramid_pooling, nn.Identity):
         raise UnsupportedError(
@@ -157,4 +157,4 @@ def check_supported(network: Folded, type: Type) -> None:
             "EfficientNet-Lite"
         )
     if type is Type.BYTE and any(isinstance(b.modulator, nn.Conv2d) for b in inner.balance.values()):
-        raise UnsupportedError("int8 cannot be had with FBNet's modulator 'conv': what it gives may be negative")
+        raise UnsupportedError("int8 is not available for FBNet's modulator 'conv': what it gives may be negative")

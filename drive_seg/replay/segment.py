@@ -42,7 +42,7 @@ def segment_source(
     tell: Callable[[str], None] = lambda sentence: None,
     progress: bool = True,
 ) -> tuple[int, Path]:
-    """Label every image of a source. What cannot be decoded is passed over, and told.
+    """Label every image of a source. What cannot be decoded is skipped and reported.
 
     Args:
         segmenter: who labels.

@@ -92,7 +92,7 @@ def outcomes(file: ModelFile, runtimes: Sequence[str], precision: str = "auto", 
     if kept is None:
         kept = _in_a_process(file, runtimes, precision, threads)
         if place is not None and all(outcome.died or not outcome.fault for outcome in kept):
-            if (others := _read(place)) is not None:  # of a process that was earlier: all of them shall take the same
+            if (others := _read(place)) is not None:  # of a process that was earlier: all of them take the same
                 return others
             write_atomically(place, canonical_json([asdict(outcome) for outcome in kept]).encode())
     return kept

@@ -278,7 +278,7 @@ def test_other_networks_are_refused(library, name, chosen):
 
 def test_bytes_hold_nothing_negative(make, library):
     network = make(feature_balance=("stage4",), feature_modulator="conv")
-    with pytest.raises(UnsupportedError, match="int8 cannot be had with FBNet's modulator 'conv'"):
+    with pytest.raises(UnsupportedError, match="int8 is not available for FBNet's modulator 'conv'"):
         Program(network, (8, 8), Type.BYTE, library.lanes, 1, {})
 
 

@@ -186,5 +186,5 @@ def test_another_encoder_or_stride_is_refused(library, chosen):
 
 
 def test_bytes_hold_nothing_negative(swiftnet, library):
-    with pytest.raises(UnsupportedError, match="int8 cannot be had with SwiftNet: .* may be negative"):
+    with pytest.raises(UnsupportedError, match="int8 is not available for SwiftNet: .* may be negative"):
         Program(swiftnet(), (64, 64), Type.BYTE, library.lanes, 1, {})

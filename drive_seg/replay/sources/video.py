@@ -22,7 +22,7 @@ class VideoSource(FrameSource):
     """The frames of a video at its mean rate. Stamps count from the first frame of the file.
 
     How many frames there are is only known at the end: what a container says of it is an estimate, which files that
-    were cut without encoding anew, segments, and those of varying rate or with a longer sound track are far from.
+    were cut without re-encoding, segments, and those of varying rate or with a longer sound track are far from.
     """
 
     def __init__(
