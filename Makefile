@@ -1,5 +1,5 @@
 # make demo   a synthetic drive through the node over DDS; INPUT=clip.mp4 MODEL=models/x.safetensors FRAMES=40 OUTPUT=DIR
-# make test   the tests; TESTS="test/node test/test_labels.py" for some of them
+# make test   the tests; TESTS="test/node test/labels/test_label_map.py" for some of them
 # make lint   ruff; make format lets it lay out the code
 # make docs   the README's table of parameters and config/segmentation.schema.json, from the parameters' specs
 # make venv   the virtual environment alone, which the others make on first use from the Python package index

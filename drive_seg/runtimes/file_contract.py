@@ -13,8 +13,8 @@ import yaml
 
 from drive_seg.checkpoint import TO_UNIT, CheckpointError, Contract, InputSpec
 from drive_seg.confidence import Confidence
-from drive_seg.label_groups import known_meaning, single_meanings
 from drive_seg.labels import VOID, LabelMap, label_map
+from drive_seg.labels.groups import known_meaning, single_meanings
 from drive_seg.networks.layers import one_of
 
 SUFFIX = ".contract.yaml"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from drive_seg.label_groups import group_names
 from drive_seg.labels import VOID, LabelMap, label_map
+from drive_seg.labels.groups import group_names
 from drive_seg.training.augmentation import patch_windows
 from drive_seg.training.check_report import Problem, Report, SplitFigures, print_problems
 from drive_seg.training.datasets import Dataset, open_unchecked

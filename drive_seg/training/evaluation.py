@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from drive_seg.label_groups import known_meaning, translation
 from drive_seg.labels import VOID, frequency_orders
+from drive_seg.labels.groups import known_meaning, translation
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix, mean
 from drive_seg.reliability import BINS, Confidences, Reliability, expected_error
 from drive_seg.segmenter import Segmenter

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drive_seg.label_groups import fold, group_names
 from drive_seg.labels import LabelMap
+from drive_seg.labels.groups import fold, group_names
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Targets:
 
     def fold(self, prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
         """The prediction with a class counted as the labelled group where it is one of the group's, uint8; see
-        :func:`~drive_seg.label_groups.fold`."""
+        :func:`~drive_seg.labels.groups.fold`."""
         return fold(prediction, label, self.label_map.num_classes, self.groups)
 
 

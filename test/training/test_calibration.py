@@ -84,7 +84,7 @@ def test_what_the_contract_says_already_is_not_fitted_upon() -> None:
 
 
 def test_groups_count_as_the_sum_of_their_classes() -> None:
-    from drive_seg.label_groups import known_meaning
+    from drive_seg.labels.groups import known_meaning
 
     meaning = known_meaning("camvid11", "cityscapes19")
     merge = np.full(256, 255, np.uint8)

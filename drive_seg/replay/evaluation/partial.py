@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from drive_seg.label_groups import fold, with_groups
 from drive_seg.labels import LabelMap
+from drive_seg.labels.groups import fold, with_groups
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix
 from drive_seg.reliability import Reliability
 from drive_seg.replay.evaluation.records import FrameRow, Picture

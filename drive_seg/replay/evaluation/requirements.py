@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from drive_seg.label_groups import group_names
 from drive_seg.labels import LabelMap
+from drive_seg.labels.groups import group_names
 from drive_seg.replay.evaluation.records import FATES
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {

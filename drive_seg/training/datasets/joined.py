@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from drive_seg.label_groups import known_meaning, translation
 from drive_seg.labels import VOID, LabelMap
+from drive_seg.labels.groups import known_meaning, translation
 
 
 class Joined:
@@ -17,7 +17,7 @@ class Joined:
     Args:
         label_map: the classes of the run.
         members: (dataset, how often, meaning of its classes where the names differ; see
-            :func:`~drive_seg.label_groups.translation`).
+            :func:`~drive_seg.labels.groups.translation`).
         groups: the groups so far, which this appends to.
 
     Raises:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from drive_seg.image_messages import ImageError
-from drive_seg.label_groups import with_groups
 from drive_seg.labels import CAMVID11, CITYSCAPES19, VOC21, LabelMap
+from drive_seg.labels.groups import with_groups
 from drive_seg.replay.evaluation.reading import Reading, Slice, camera_names
 from drive_seg.replay.evaluation.stamped_masks import StampedMasks
 from drive_seg.replay.evaluation.truths import TruthChoice, open_truths, same_classes

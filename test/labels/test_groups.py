@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from drive_seg.label_groups import _KNOWN, fold, group_names, known_meaning, named_classes, translation, with_groups
 from drive_seg.labels import CAMVID11, CAMVID32, CITYSCAPES19, LabelMap, label_map
+from drive_seg.labels.groups import _KNOWN, fold, group_names, known_meaning, named_classes, translation, with_groups
 
 
 def names_of(targets, groups):

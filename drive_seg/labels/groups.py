@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drive_seg.labels import VOC21, VOID, LabelMap
+from drive_seg.labels.base import VOID, LabelMap
+from drive_seg.labels.maps import VOC21
 
 _NOT, _FAR_FEWER = "not ", 4
 """How the name of a group begins that has all classes but a few, and how many times as many that are."""
