@@ -18,7 +18,7 @@ from std_msgs.msg import Float64, Header, String
 from drive_seg.bench.frames import IMAGE as SIZE
 from drive_seg.bench.node import ENDS
 from drive_seg.bench.subjects import image
-from drive_seg.image_messages import to_image
+from drive_seg.images.messages import to_image
 
 PICTURES = 4
 COUNTERS = ("received", *ENDS, "in_flight")

@@ -15,7 +15,7 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from drive_seg.image_messages import decode
+from drive_seg.images.messages import decode
 from drive_seg.node.awaited import describe_publishers
 from drive_seg.node.health import AWAITED_AFTER_S, About, CameraHealth
 from drive_seg.node.ledger import Fate

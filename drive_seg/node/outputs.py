@@ -15,13 +15,13 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, Header, String
 
-from drive_seg.image_messages import to_compressed_png, to_image
+from drive_seg.images.masks import hide
+from drive_seg.images.messages import to_compressed_png, to_image
+from drive_seg.images.overlay import blend
 from drive_seg.labels import LabelMap
-from drive_seg.masks import hide
 from drive_seg.node.measures import Persistence
 from drive_seg.node.parameters import QOS_OVERRIDES, Tuning, given_parameters
 from drive_seg.node.planning import Planner, UnavailableError
-from drive_seg.overlay import blend
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass

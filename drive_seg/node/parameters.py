@@ -17,7 +17,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from drive_seg.image_encodings import SAMPLE_BITS
+from drive_seg.images.encodings import SAMPLE_BITS
 from drive_seg.node.overload import WAYS, rank
 from drive_seg.node.planning_parameters import (
     PLANNING_SPECS,

@@ -18,10 +18,10 @@ from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
 from drive_seg.ground import Ground, GroundError, Mounting, check_height, ground_kinds
-from drive_seg.image_encodings import ImageError
+from drive_seg.images.encodings import ImageError
+from drive_seg.images.masks import drivable_mask, read_ignore_mask
 from drive_seg.labels import LabelMap
 from drive_seg.lens import Lens, LensError, binning, image_size, offset
-from drive_seg.masks import drivable_mask, read_ignore_mask
 from drive_seg.node.planning_parameters import CameraPlanning, Classes, PlanningParameters
 from drive_seg.node.transforms import TransformError, Transforms
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from drive_seg.ground import GridSpec
+from drive_seg.images.masks import class_ids
 from drive_seg.labels import LabelMap
-from drive_seg.masks import class_ids
 from drive_seg.node.specs import Change, Spec, check_topic
 
 NO_MOUNTING = [0.0] * 6

@@ -11,7 +11,7 @@ import numpy as np
 from rclpy.clock import Clock
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
-from drive_seg.image_messages import ImageError
+from drive_seg.images.messages import ImageError
 from drive_seg.labels import VOID
 from drive_seg.node.camera import DEACTIVATED, PAUSED, Camera, Frame
 from drive_seg.node.ledger import Fate

@@ -15,7 +15,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
-from drive_seg.image_messages import to_image
+from drive_seg.images.messages import to_image
 from drive_seg.replay.message_types import message_class
 from drive_seg.replay.sources import COMPRESSED, IMAGE, Frame, Record, Serialized, Topic
 

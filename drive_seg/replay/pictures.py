@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from drive_seg.files import written_aside
+from drive_seg.images.overlay import blend, legend_panel
 from drive_seg.labels import LabelMap
-from drive_seg.overlay import blend, legend_panel
 from drive_seg.replay.sources import open_source
 from drive_seg.replay.video import OverlayVideo
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rosgraph_msgs.msg import Clock
 
-from drive_seg.image_messages import ImageError
+from drive_seg.images.messages import ImageError
 from drive_seg.replay import outlets
 from drive_seg.replay.outlets import JpegOutlet, Outlet
 from drive_seg.replay.playback import Ahead, Due, Stamps, rounds

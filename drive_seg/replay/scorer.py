@@ -25,7 +25,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from drive_seg.files import write_atomically
-from drive_seg.image_messages import ImageError, decode_label
+from drive_seg.images.messages import ImageError, decode_label
 from drive_seg.labels import LabelMap, label_map
 from drive_seg.metrics import ConfusionMatrix
 from drive_seg.replay.ros_args import split_ros_args

@@ -12,8 +12,8 @@ import numpy as np
 from rich.progress import track
 
 from drive_seg.files import written_aside
-from drive_seg.image_messages import ImageError
-from drive_seg.overlay import blend, legend_panel
+from drive_seg.images.messages import ImageError
+from drive_seg.images.overlay import blend, legend_panel
 from drive_seg.replay.evaluation.reading import Reading
 from drive_seg.replay.sources import SourceError
 from drive_seg.replay.sources.folder import images_in

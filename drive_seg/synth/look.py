@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from drive_seg.degradations import Degradation, degrade
+from drive_seg.images.degradations import Degradation, degrade
 from drive_seg.synth.canvas import Light
 from drive_seg.synth.classes import derived_rng
 from drive_seg.synth.road import wave

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drive_seg.degradations import Degradation, draw_degradations
+from drive_seg.images.degradations import Degradation, draw_degradations
 from drive_seg.synth.bonnet import Bonnet
 from drive_seg.synth.camera import SynthCamera
 from drive_seg.synth.look import Mood, season

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drive_seg.degradations import degrade, draw_degradations
+from drive_seg.images.degradations import degrade, draw_degradations
 from drive_seg.training.recipe import Augmentation
 
 _SIDE = 64  # px of the thumbnails that carry the low frequencies

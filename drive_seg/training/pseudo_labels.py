@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import track
 
 from drive_seg.files import write_atomically, written_aside
+from drive_seg.images.overlay import blend, legend_panel
 from drive_seg.labels import VOID, LabelMap
 from drive_seg.labels.groups import group_names
-from drive_seg.overlay import blend, legend_panel
 from drive_seg.replay.segment import Images
 from drive_seg.replay.sources import SourceError
 from drive_seg.runtimes import Size

@@ -66,7 +66,7 @@ class Augmentation(_Part):
     relative change of the sides' ratio; ``flip``, ``photometric``: probabilities; ``max_class_share``: a window is
     drawn anew, up to ten times, while a single class has more than this share of its labelled pixels; ``patches``: cut
     each image into these first, each a sample of its own; ``style``: colours of photographs; ``degraded``: probability
-    of the marks of weather, lens, sensor and compression (:mod:`drive_seg.degradations`).
+    of the marks of weather, lens, sensor and compression (:mod:`drive_seg.images.degradations`).
     """
 
     scale: tuple[float, float] = (0.5, 2.0)

@@ -20,7 +20,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from sensor_msgs.msg import Image
 from std_msgs.msg import Empty, Header
 
-from drive_seg.image_messages import to_image
+from drive_seg.images.messages import to_image
 
 HEIGHT, WIDTH = 720, 1280
 DEADLINE_S = 60.0

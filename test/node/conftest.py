@@ -27,7 +27,7 @@ from std_msgs.msg import Header, String
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
-from drive_seg.image_messages import to_image
+from drive_seg.images.messages import to_image
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.segmenter import Segmenter
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage
 
-from drive_seg.image_messages import decode, decode_label, to_compressed_png, to_image
+from drive_seg.images.messages import decode, decode_label, to_compressed_png, to_image
 from drive_seg.segmenter import Segmenter
 
 CAMERAS = ("front", "left", "rear")

@@ -20,7 +20,7 @@ from std_srvs.srv import SetBool
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
-from drive_seg.image_messages import decode_label, to_image
+from drive_seg.images.messages import decode_label, to_image
 from drive_seg.labels import CAMVID11
 from drive_seg.node import parameters
 from drive_seg.node.model import Model

@@ -13,7 +13,7 @@ from torch import nn
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
-from drive_seg.image_messages import decode_label, to_image
+from drive_seg.images.messages import decode_label, to_image
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.networks.catalog import options
 from drive_seg.replay.sources import open_source

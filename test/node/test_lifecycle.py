@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
 
-from drive_seg.image_messages import to_image
+from drive_seg.images.messages import to_image
 
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE

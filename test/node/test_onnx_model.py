@@ -11,7 +11,7 @@ import yaml
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import String
 
-from drive_seg.image_messages import to_image
+from drive_seg.images.messages import to_image
 from drive_seg.segmenter import Segmenter
 
 MASKS, IMAGES = "/camera/segmentation/label", "/camera/image_raw"

@@ -13,7 +13,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 
-from drive_seg.image_messages import to_image
+from drive_seg.images.messages import to_image
 from drive_seg.node import control
 from drive_seg.node.health import About
 from drive_seg.node.overload import (

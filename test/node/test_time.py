@@ -11,7 +11,7 @@ from lifecycle_msgs.msg import Transition
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Header
 
-from drive_seg.image_messages import to_image
+from drive_seg.images.messages import to_image
 
 MASKS, IMAGES = "/camera/segmentation/label", "/camera/image_raw"
 NOW_S = 1000

@@ -14,9 +14,9 @@ from std_msgs.msg import Header
 
 from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.confidence import Confidence, Usual
-from drive_seg.image_messages import ImageError, decode, to_image
+from drive_seg.images.masks import hide
+from drive_seg.images.messages import ImageError, decode, to_image
 from drive_seg.labels import CAMVID11, CITYSCAPES19
-from drive_seg.masks import hide
 from drive_seg.node.camera import Frame
 from drive_seg.node.health import About, CameraHealth
 from drive_seg.node.ledger import Fate

@@ -7,9 +7,9 @@ from builtin_interfaces.msg import Time
 from rosbags.typesys import Stores, get_typestore
 from std_msgs.msg import Header
 
-from drive_seg.image_messages import to_image
+from drive_seg.images.messages import to_image
+from drive_seg.images.overlay import legend_panel
 from drive_seg.labels import CITYSCAPES19
-from drive_seg.overlay import legend_panel
 from drive_seg.replay import pictures
 from drive_seg.replay.bag_writer import BagWriter
 from drive_seg.replay.message_types import definition

@@ -11,7 +11,7 @@ from time import perf_counter
 
 import numpy as np
 
-from drive_seg.image_messages import ImageError
+from drive_seg.images.messages import ImageError
 from drive_seg.reliability import Confidences, Reliability
 from drive_seg.replay.evaluation.judge import Judge
 from drive_seg.replay.evaluation.masks import MaskFile, Overlays

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from drive_seg.image_messages import ImageError
+from drive_seg.images.messages import ImageError
 from drive_seg.replay.evaluation.deterministic import Models, Replay, Work
 from drive_seg.replay.evaluation.partial import Partial
 from drive_seg.replay.evaluation.reading import Reading, Taken

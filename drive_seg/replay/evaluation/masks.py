@@ -13,8 +13,8 @@ import numpy as np
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from drive_seg.images.overlay import blend, legend_panel
 from drive_seg.labels import LabelMap
-from drive_seg.overlay import blend, legend_panel
 from drive_seg.replay.bag_writer import BagError, BagWriter, reliable
 from drive_seg.replay.evaluation.output import distinct_names
 from drive_seg.replay.video import OverlayVideo

@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from drive_seg.images.overlay import blend
 from drive_seg.labels import VOID, LabelMap
-from drive_seg.overlay import blend
 from drive_seg.replay.evaluation.records import Picture
 
 MAX_SIDE = 640

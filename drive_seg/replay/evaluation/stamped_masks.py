@@ -7,7 +7,7 @@ from collections import Counter
 import cv2
 import numpy as np
 
-from drive_seg.image_messages import ImageError
+from drive_seg.images.messages import ImageError
 from drive_seg.replay.evaluation.reading import Reading, Taken
 from drive_seg.replay.sources import Record, open_source
 from drive_seg.replay.sources.topics import so_many

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from drive_seg.image_messages import ImageError, decode_label
+from drive_seg.images.messages import ImageError, decode_label
 from drive_seg.labels import CITYSCAPES19, VOID, LabelMap, label_map
 from drive_seg.labels.groups import known_meaning, translation
 from drive_seg.replay.evaluation.reading import TRUTH, Reading, Taken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drive_seg.image_files import is_lfs_pointer
+from drive_seg.images.files import is_lfs_pointer
 from drive_seg.replay.sources.topics import SourceError
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

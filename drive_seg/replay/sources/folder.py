@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drive_seg.image_files import decode_file, read_whole
+from drive_seg.images.files import decode_file, read_whole
 from drive_seg.replay.sources.frames import FALLBACK_FPS, FrameSource, log
 from drive_seg.replay.sources.topics import SourceError, so_many
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from drive_seg.image_messages import ImageError, decode, decode_label
+from drive_seg.images.messages import ImageError, decode, decode_label
 from drive_seg.replay.sources.topics import COMPRESSED, IMAGE, SourceError, Topic, cameras_of, no_cameras
 
 

@@ -85,7 +85,7 @@ class Bag:
         Raises:
             BrokenSample: if a message is damaged, sizes differ, or the label holds an id that is no class.
         """
-        from drive_seg.image_messages import ImageError
+        from drive_seg.images.messages import ImageError
 
         if not self._records:
             wanted = set(self._stamped)

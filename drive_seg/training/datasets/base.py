@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
-from drive_seg.image_files import orientation
+from drive_seg.images.files import orientation
 from drive_seg.labels import VOID, LabelMap
 from drive_seg.training.datasets.label_files import read_ids, read_picture
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drive_seg.image_files import check_png, decode_file, file_kind, read_whole
+from drive_seg.images.files import check_png, decode_file, file_kind, read_whole
 
 _GREY, _PALETTE = 0, 3
 _SIGNATURE = 8

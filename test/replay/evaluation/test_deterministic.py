@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from drive_seg.image_messages import decode_label
+from drive_seg.images.messages import decode_label
 from drive_seg.labels import CAMVID11, CITYSCAPES19, VOC21
 from drive_seg.replay.evaluation.deterministic import Models, Replay, Work
 from drive_seg.replay.evaluation.output import as_csv, write_report

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from drive_seg.image_messages import ImageError
+from drive_seg.images.messages import ImageError
 from drive_seg.labels import CAMVID11, CITYSCAPES19, VOC21, LabelMap
 from drive_seg.labels.groups import with_groups
 from drive_seg.replay.evaluation.reading import Reading, Slice, camera_names

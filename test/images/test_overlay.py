@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from drive_seg.images.overlay import blend, legend_panel
 from drive_seg.labels import CAMVID11
-from drive_seg.overlay import blend, legend_panel
 
 
 def test_blend_mixes_and_leaves_void_alone():

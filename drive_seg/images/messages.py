@@ -14,9 +14,9 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from drive_seg import foreign_encodings
-from drive_seg.image_encodings import BAYER, SUPPORTED, ImageError, rows8, sixteen_to_eight_bit, to_bgr
-from drive_seg.image_files import FileKind, PngLayout, check_jpeg, check_png, file_kind
+from drive_seg.images import foreign_encodings
+from drive_seg.images.encodings import BAYER, SUPPORTED, ImageError, rows8, sixteen_to_eight_bit, to_bgr
+from drive_seg.images.files import FileKind, PngLayout, check_jpeg, check_png, file_kind
 
 __all__ = ["ImageError", "decode", "decode_label", "to_compressed_png", "to_image"]
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import Image
 
-from drive_seg.image_encodings import PACKED, SEMI_PLANAR, SUPPORTED, WHOLE_ROWS, WIDE, sixteen_to_eight_bit
-from drive_seg.image_messages import ImageError, decode
+from drive_seg.images.encodings import PACKED, SEMI_PLANAR, SUPPORTED, WHOLE_ROWS, WIDE, sixteen_to_eight_bit
+from drive_seg.images.messages import ImageError, decode
 
 # BGR. Primaries find swapped channels, the mixed ones find swapped chroma and wrong scaling.
 PATCHES = [

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from drive_seg.degradations import EFFECTS, Degradation, degrade, draw_degradations
+from drive_seg.images.degradations import EFFECTS, Degradation, degrade, draw_degradations
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage
 
-from drive_seg.image_encodings import BAYER
-from drive_seg.image_messages import ImageError, decode, decode_label
+from drive_seg.images.encodings import BAYER
+from drive_seg.images.messages import ImageError, decode, decode_label
 
 # BGR, blocks of 16 x 16 so that a JPEG keeps them flat
 COLORS = np.array([[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (40, 90, 200)], [(255, 255, 255), (9, 9, 9)]], np.uint8)

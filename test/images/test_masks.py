@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from drive_seg.images.masks import class_ids, drivable_mask, hide, read_ignore_mask
 from drive_seg.labels import CAMVID11, CITYSCAPES19, LabelMap
-from drive_seg.masks import class_ids, drivable_mask, hide, read_ignore_mask
 
 
 def slow_regions(mask: np.ndarray, corners: bool) -> list[set[tuple[int, int]]]:

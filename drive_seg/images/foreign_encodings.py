@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from drive_seg.image_encodings import SUPPORTED, ImageError, check_size, rows8
+from drive_seg.images.encodings import SUPPORTED, ImageError, check_size, rows8
 
 NUMERIC = re.compile(r"(8|16|32|64)[USF]C\d+")
 TRIAL_S = 60

@@ -15,9 +15,9 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
-from drive_seg import foreign_encodings
-from drive_seg.image_encodings import BAYER
-from drive_seg.image_messages import ImageError, decode, decode_label, to_compressed_png, to_image
+from drive_seg.images import foreign_encodings
+from drive_seg.images.encodings import BAYER
+from drive_seg.images.messages import ImageError, decode, decode_label, to_compressed_png, to_image
 
 IDS = np.array([[0, 1, 2, 18], [255, 7, 7, 11], [3, 3, 254, 0]], np.uint8)
 COLORS = np.arange(3 * 4 * 3, dtype=np.uint8).reshape(3, 4, 3) * 7
@@ -124,7 +124,7 @@ def test_data_never_takes_the_slow_road(build, kind: type, monkeypatch: pytest.M
     # The constructor and the setter of the message both make the field by this name.
     recorder = types.SimpleNamespace(array=Recorder)
     monkeypatch.setattr(sys.modules[kind.__module__], "array", recorder)
-    monkeypatch.setattr("drive_seg.image_messages.array", recorder, raising=False)
+    monkeypatch.setattr("drive_seg.images.messages.array", recorder, raising=False)
     pixels = np.full((240, 320, 3), 9, np.uint8)
     msg = build(pixels, HEADER, "bgr8")
     assert isinstance(msg.data, Recorder) and len(msg.data) > 0
@@ -316,7 +316,7 @@ import sys
 sys.modules["rclpy"] = None
 import numpy as np
 from std_msgs.msg import Header
-from drive_seg.image_messages import decode, decode_label, to_compressed_png, to_image
+from drive_seg.images.messages import decode, decode_label, to_compressed_png, to_image
 ids = np.arange(6, dtype=np.uint8).reshape(2, 3)
 assert (decode_label(to_image(ids, Header(), "mono8")) == ids).all()
 assert (decode(to_compressed_png(ids, Header(), "mono8"))[..., 2] == ids).all()

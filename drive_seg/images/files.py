@@ -13,7 +13,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from drive_seg.image_encodings import ImageError
+from drive_seg.images.encodings import ImageError
 
 FileKind = Literal["jpeg", "png"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drive_seg.image_encodings import ImageError
-from drive_seg.image_files import check_png, file_kind
+from drive_seg.images.encodings import ImageError
+from drive_seg.images.files import check_png, file_kind
 from drive_seg.labels import VOID, LabelMap
 
 DRIVABLE = 255
