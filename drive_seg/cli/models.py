@@ -31,8 +31,8 @@ def networks(
     modules do as FBNet's paper counts its "FLOPs": convolutions with biases, Batch Norm 2 per element, ReLU 1, pooling
     1 per input element, and FBNet's heads, which inference does not run.
     """
-    from drive_seg.network_table import as_table, options_text
     from drive_seg.networks import catalog, systems
+    from drive_seg.networks.table import as_table, options_text
 
     pixels = size_of(size) or (systems.PAPER_SIZE if paper_rules else (360, 640))
     if min(pixels) < 64:

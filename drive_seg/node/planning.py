@@ -17,11 +17,11 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
-from drive_seg.ground import Ground, GroundError, Mounting, check_height, ground_kinds
+from drive_seg.geometry.ground import Ground, GroundError, Mounting, check_height, ground_kinds
+from drive_seg.geometry.lens import Lens, LensError, binning, image_size, offset
 from drive_seg.images.encodings import ImageError
 from drive_seg.images.masks import drivable_mask, read_ignore_mask
 from drive_seg.labels import LabelMap
-from drive_seg.lens import Lens, LensError, binning, image_size, offset
 from drive_seg.node.planning_parameters import CameraPlanning, Classes, PlanningParameters
 from drive_seg.node.transforms import TransformError, Transforms
 

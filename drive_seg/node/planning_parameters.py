@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drive_seg.ground import GridSpec
+from drive_seg.geometry.ground import GridSpec
 from drive_seg.images.masks import class_ids
 from drive_seg.labels import LabelMap
 from drive_seg.node.specs import Change, Spec, check_topic

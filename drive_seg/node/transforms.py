@@ -6,7 +6,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.time import Time
 from std_msgs.msg import Header
 
-from drive_seg.ground import Mounting
+from drive_seg.geometry.ground import Mounting
 
 
 class TransformError(LookupError):

@@ -20,11 +20,11 @@ from rclpy.time import Time as RclpyTime
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from drive_seg.ground import GridSpec, Ground, Mounting, ground_kinds
+from drive_seg.geometry.ground import GridSpec, Ground, Mounting, ground_kinds
+from drive_seg.geometry.lens import Lens
 from drive_seg.images.masks import class_ids, drivable_mask, hide
 from drive_seg.images.messages import to_image
 from drive_seg.labels import CAMVID11, CITYSCAPES19
-from drive_seg.lens import Lens
 from drive_seg.node.planning import Planner, UnavailableError, beside
 from drive_seg.node.planning_parameters import CameraPlanning, PlanningParameters
 from drive_seg.node.transforms import TransformError, Transforms

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from drive_seg.geometry.lens import Lens
 from drive_seg.labels import VOID
-from drive_seg.lens import Lens
 
 FREE, OCCUPIED, UNSEEN = 0, 100, -1
 """The values of an occupancy grid."""

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from drive_seg.ground import FREE, OCCUPIED, UNSEEN, GridSpec, Ground, GroundError, Mounting, ground_kinds
+from drive_seg.geometry.ground import FREE, OCCUPIED, UNSEEN, GridSpec, Ground, GroundError, Mounting, ground_kinds
+from drive_seg.geometry.lens import Lens, LensError, binning, image_size, offset
 from drive_seg.images.masks import drivable_mask
-from drive_seg.lens import Lens, LensError, binning, image_size, offset
 from drive_seg.synth.drive import SynthDrive
 
 ROAD, SIDEWALK, CAR, TERRAIN = 0, 1, 13, 9
