@@ -62,7 +62,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={
-        f"{PACKAGE}.native": ["*.cpp"],
+        f"{PACKAGE}.inference.runtimes.native": ["*.cpp"],
         f"{PACKAGE}.training.kernels": ["*.cpp"],
         f"{PACKAGE}.replay.evaluation": ["*.css", "*.j2"],
     },

@@ -20,11 +20,8 @@ from torch import Tensor
 
 from drive_seg.checkpoint import Checkpoint
 from drive_seg.files import written_aside
-from drive_seg.labels import LabelMap, label_map
-from drive_seg.replay.sources import SourceError, open_source
-from drive_seg.replay.sources.topics import cameras_of
-from drive_seg.runtimes import MULTIPLE, Size, native
-from drive_seg.runtimes.conversion import (
+from drive_seg.inference.runtimes import MULTIPLE, Size
+from drive_seg.inference.runtimes.conversion import (
     OUTPUT,
     ConversionError,
     agreement,
@@ -33,9 +30,10 @@ from drive_seg.runtimes.conversion import (
     synthetic_inputs,
     to_onnx,
 )
-from drive_seg.runtimes.onnx_file import contract_path, is_onnx, is_openvino
-from drive_seg.runtimes.openvino_runtime import PRECISION_NOTE
-from drive_seg.runtimes.sessions import (
+from drive_seg.inference.runtimes.native import runtime as native
+from drive_seg.inference.runtimes.onnx_file import contract_path, is_onnx, is_openvino
+from drive_seg.inference.runtimes.openvino_runtime import PRECISION_NOTE
+from drive_seg.inference.runtimes.sessions import (
     CONVOLUTIONS,
     OpenvinoModel,
     import_runtime,
@@ -44,6 +42,9 @@ from drive_seg.runtimes.sessions import (
     openvino_session,
     precisions,
 )
+from drive_seg.labels import LabelMap, label_map
+from drive_seg.replay.sources import SourceError, open_source
+from drive_seg.replay.sources.topics import cameras_of
 from drive_seg.segmenter import Segmenter
 
 FORMS = {"onnx": ("onnxruntime", ("fp32",)), "openvino": ("openvino", ("fp32", "bf16", "int8"))}
@@ -156,7 +157,7 @@ def prepare_native(loaded: Checkpoint, precision: str, size: Size, source: str |
         the kernels' file, and the share of pixels, 0..1, labelled as PyTorch does in fp32.
 
     Raises:
-        ValueError: as of :func:`drive_seg.runtimes.native.prepare`, or if the source will not do.
+        ValueError: as of :func:`drive_seg.inference.runtimes.native.runtime.prepare`, or if the source will not do.
     """
     native.check_precision(precision)
     if source is None:

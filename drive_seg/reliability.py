@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drive_seg.decision import decide, to_size
+from drive_seg.inference.decision import decide, to_size
 from drive_seg.labels import VOID
 from drive_seg.metrics import memberships
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, Contract
 from drive_seg.confidence import FrameConfidence
-from drive_seg.cuda_device import CudaDevice
-from drive_seg.decision import decide, to_size
-from drive_seg.frame_graph import FrameGraphs
-from drive_seg.frame_path import FramePath
+from drive_seg.inference.cuda.device import CudaDevice
+from drive_seg.inference.cuda.graph import FrameGraphs
+from drive_seg.inference.decision import decide, to_size
+from drive_seg.inference.path import FramePath
+from drive_seg.inference.runtimes import MULTIPLE, NotFiniteError, Runtime, Size, choice, onnx_file, preparation
+from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 from drive_seg.labels import VOID, LabelMap
-from drive_seg.runtimes import MULTIPLE, NotFiniteError, Runtime, Size, choice, onnx_file, preparation
-from drive_seg.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 
 log = logging.getLogger("drive_seg")
 GRAPHS_SWITCH = "DRIVE_SEG_CUDA_GRAPHS"
@@ -80,7 +80,7 @@ class Segmenter:
 
     ``segmenter(image)`` reads as the road of a frame: upload, resize and normalise, network, class ids at the image's
     own size. On a CPU the same image always gives the same labels. On a GPU the whole road is a CUDA graph where it
-    can be, see :mod:`drive_seg.frame_graph`; ``submit`` lets successive frames overlap there.
+    can be, see :mod:`drive_seg.inference.cuda.graph`; ``submit`` lets successive frames overlap there.
 
     Args:
         network: a module that gives logits at its input's size, or a runtime that executes one already: device and

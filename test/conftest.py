@@ -77,7 +77,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(autouse=True)
 def _files_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial of a file takes another process and seconds: here its first runtime is taken, the same each time."""
-    from drive_seg.runtimes import file_trial
+    from drive_seg.inference.runtimes import file_trial
 
     monkeypatch.setattr(file_trial, "choose", lambda file, runtimes, *wish: runtimes[0])
 
@@ -85,7 +85,7 @@ def _files_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def kernels_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kernels of the runtime "native", compiled once; the test is skipped where there is no C++ compiler."""
-    from drive_seg.native import library
+    from drive_seg.inference.runtimes.native import library
 
     if not library.can_compile():
         pytest.skip("there is no C++ compiler")

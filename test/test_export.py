@@ -13,10 +13,10 @@ from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import CheckpointError, Contract, InputSpec
 from drive_seg.cli import app
 from drive_seg.export import export
+from drive_seg.inference.runtimes.conversion import convertible, to_onnx
+from drive_seg.inference.runtimes.sessions import open_session
 from drive_seg.labels import CAMVID11, LabelMap
 from drive_seg.networks.catalog import options
-from drive_seg.runtimes.conversion import convertible, to_onnx
-from drive_seg.runtimes.sessions import open_session
 from drive_seg.segmenter import Segmenter
 from drive_seg.synth import SynthDrive
 
@@ -173,7 +173,7 @@ def test_what_will_not_do_is_said_before_anything_is_written(small, tmp_path, na
 def test_what_lay_there_stays_when_the_export_fails(small, tmp_path, monkeypatch):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"older")
-    monkeypatch.setattr("drive_seg.runtimes.conversion.AGREEMENT", 1.1)
+    monkeypatch.setattr("drive_seg.inference.runtimes.conversion.AGREEMENT", 1.1)
     with pytest.raises(ValueError, match="m.onnx by onnxruntime labels .* it is not used"):
         export(small, path, "onnx")
     assert path.read_bytes() == b"older" and [entry.name for entry in tmp_path.iterdir()] == ["m.onnx"]

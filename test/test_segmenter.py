@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import CheckpointError, Contract, InputSpec
 from drive_seg.confidence import Confidence, Usual
-from drive_seg.decision import SPARSE, decide, to_size
+from drive_seg.inference.decision import SPARSE, decide, to_size
+from drive_seg.inference.runtimes import Runtime
+from drive_seg.inference.runtimes.pytorch import TorchRuntime
 from drive_seg.labels import CAMVID11
-from drive_seg.runtimes import Runtime
-from drive_seg.runtimes.pytorch import TorchRuntime
 from drive_seg.segmenter import NotFiniteError, Segmentation, Segmenter, choose_device
 
 

@@ -29,7 +29,7 @@ from drive_seg.bench.cameras import COUNTERS, SIZE, Cameras, await_
 from drive_seg.bench.subjects import image
 from drive_seg.bench.timing import percentile
 from drive_seg.files import write_atomically
-from drive_seg.runtimes.pytorch import TorchRuntime
+from drive_seg.inference.runtimes.pytorch import TorchRuntime
 from drive_seg.segmenter import Segmenter
 
 READY_S, SETTLED_S = 90.0, 30.0

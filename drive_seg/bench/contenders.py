@@ -10,7 +10,7 @@ from torch import Tensor
 from drive_seg.bench.rows import Cell, Size
 from drive_seg.bench.subjects import Subject, batch_of
 from drive_seg.bench.ways import EAGER, Way, ways
-from drive_seg.runtimes import Runtime
+from drive_seg.inference.runtimes import Runtime
 
 
 @dataclass(frozen=True)

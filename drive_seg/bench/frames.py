@@ -15,8 +15,8 @@ from drive_seg.bench.rows import Cell, Row, Size, size_text
 from drive_seg.bench.subjects import Subject, batch_of, image
 from drive_seg.bench.timing import Clock, measure, percentile
 from drive_seg.bench.ways import EAGER, Way, ways
-from drive_seg.runtimes import Runtime
-from drive_seg.runtimes.pytorch import TorchRuntime, choose_precision
+from drive_seg.inference.runtimes import Runtime
+from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_precision
 from drive_seg.segmenter import Pending, Segmenter
 
 IMAGE = (720, 1280)

@@ -15,7 +15,7 @@ from drive_seg.bench.machine import PeakMemory
 from drive_seg.bench.rows import Cell, Row, size_text
 from drive_seg.bench.timing import Clock, measure
 from drive_seg.bench.ways import EAGER
-from drive_seg.runtimes import Runtime
+from drive_seg.inference.runtimes import Runtime
 
 Tell = Callable[[str], None]
 

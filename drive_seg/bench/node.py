@@ -23,11 +23,12 @@ from drive_seg.bench.subjects import Subject
 from drive_seg.bench.timing import percentile
 from drive_seg.bench.ways import EXPORT_EXTRA, calibration_images, graph_of, package_of, require
 from drive_seg.dds_profile import large_image_environment
+from drive_seg.inference.runtimes import NAMES, cache, compiled
+from drive_seg.inference.runtimes.choice import FASTEST_FIRST
+from drive_seg.inference.runtimes.native import runtime as native
+from drive_seg.inference.runtimes.prepared import form_of
+from drive_seg.inference.runtimes.sessions import EXTRAS
 from drive_seg.replay.processes import Child, Children
-from drive_seg.runtimes import NAMES, cache, compiled, native
-from drive_seg.runtimes.choice import FASTEST_FIRST
-from drive_seg.runtimes.prepared import form_of
-from drive_seg.runtimes.sessions import EXTRAS
 from drive_seg.segmenter import network_size
 
 CAMERAS = ("camera", *(f"camera_{number}" for number in range(2, 7)))

@@ -14,12 +14,12 @@ from torch import Tensor
 from drive_seg.bench.contenders import Contender
 from drive_seg.bench.rows import Cell, NotInstalledError, Size
 from drive_seg.bench.ways import Opened, Way
-from drive_seg.runtimes import Runtime, file_trial
-from drive_seg.runtimes.file_ports import FileSession, ImageInput, image_input, random_batch
-from drive_seg.runtimes.file_template import OPENERS
-from drive_seg.runtimes.onnx_file import is_openvino, read_model
-from drive_seg.runtimes.onnx_runtime import open_file, providers
-from drive_seg.runtimes.sessions import EXTRAS, precisions
+from drive_seg.inference.runtimes import Runtime, file_trial
+from drive_seg.inference.runtimes.file_ports import FileSession, ImageInput, image_input, random_batch
+from drive_seg.inference.runtimes.file_template import OPENERS
+from drive_seg.inference.runtimes.onnx_file import is_openvino, read_model
+from drive_seg.inference.runtimes.onnx_runtime import open_file, providers
+from drive_seg.inference.runtimes.sessions import EXTRAS, precisions
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Checkpoint, CheckpointError, InputSpec
+from drive_seg.inference.runtimes.onnx_file import is_file_with_contract
 from drive_seg.networks import counting
 from drive_seg.networks.systems import BY_NAME
-from drive_seg.runtimes.onnx_file import is_file_with_contract
 
 Size = tuple[int, int]
 CLASSES = 19

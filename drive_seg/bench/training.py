@@ -16,7 +16,7 @@ from drive_seg.bench.machine import PeakMemory
 from drive_seg.bench.rows import Row, size_text
 from drive_seg.bench.timing import measure
 from drive_seg.checkpoint import InputSpec
-from drive_seg.runtimes import compiled
+from drive_seg.inference.runtimes import compiled
 from drive_seg.training.callbacks import averaging
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.kernels.dsnet import fuse

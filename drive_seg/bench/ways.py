@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from drive_seg.bench.rows import Cell, NotInstalledError, Size
 from drive_seg.bench.subjects import Subject
-from drive_seg.native.calibration import calibrate
-from drive_seg.native.library import Library, compile_library
+from drive_seg.inference.runtimes import Runtime, compiled
+from drive_seg.inference.runtimes.conversion import ConversionError, to_onnx
+from drive_seg.inference.runtimes.native import runtime as native
+from drive_seg.inference.runtimes.native.calibration import calibrate
+from drive_seg.inference.runtimes.native.library import Library, compile_library
+from drive_seg.inference.runtimes.pytorch import TorchRuntime
+from drive_seg.inference.runtimes.sessions import EXTRAS, Session, open_session, precisions
 from drive_seg.networks import catalog
 from drive_seg.networks.fold import fold
 from drive_seg.replay.sources import open_source
-from drive_seg.runtimes import Runtime, compiled, native
-from drive_seg.runtimes.conversion import ConversionError, to_onnx
-from drive_seg.runtimes.pytorch import TorchRuntime
-from drive_seg.runtimes.sessions import EXTRAS, Session, open_session, precisions
 from drive_seg.segmenter import Segmenter
 
 EAGER = "torch eager"
@@ -180,8 +181,8 @@ def _one_by_one(session: Session) -> Session:
 def _int8(subject: Subject, cell: Cell) -> Runtime:
     """As ``drive-seg export`` quantises it, calibrated on synthetic frames."""
     from drive_seg.export import export
-    from drive_seg.runtimes.onnx_file import read
-    from drive_seg.runtimes.openvino_runtime import OpenvinoRuntime
+    from drive_seg.inference.runtimes.onnx_file import read
+    from drive_seg.inference.runtimes.openvino_runtime import OpenvinoRuntime
 
     for package, extra in (("openvino", EXTRAS["openvino"]), ("nncf", EXTRAS["openvino"]), ("onnx", EXPORT_EXTRA)):
         require(package, extra)

@@ -58,7 +58,7 @@ def calibrate(
     sure the model is of whole frames of them, and the node's self-check warns of frames of which it is far less sure.
     """
     from drive_seg import checkpoint as files
-    from drive_seg.runtimes import onnx_file
+    from drive_seg.inference.runtimes import onnx_file
     from drive_seg.segmenter import Segmenter
     from drive_seg.training.calibration import calibrate as fit
     from drive_seg.training.evaluation import calibration_sentence

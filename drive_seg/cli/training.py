@@ -98,7 +98,7 @@ def pseudo_label(
     """Label images by finished models where they are sure: a dataset for training, with overlays to look at first."""
     from rich.table import Table
 
-    from drive_seg.runtimes.pytorch import choose_device
+    from drive_seg.inference.runtimes.pytorch import choose_device
     from drive_seg.training import pseudo_labels
     from drive_seg.training.recipe import load_settings
 

@@ -11,12 +11,12 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 
+from drive_seg.inference.runtimes import Size
+from drive_seg.inference.runtimes.preparation import NICE, Preparation
 from drive_seg.node import parameters
 from drive_seg.node.model import Model
 from drive_seg.node.parameters import NodeParameters
 from drive_seg.node.process import run_unless
-from drive_seg.runtimes import Size
-from drive_seg.runtimes.preparation import NICE, Preparation
 
 NOTHING = "none"
 HandOver = Callable[[Model, Callable[[], None]], None]

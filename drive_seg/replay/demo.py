@@ -24,6 +24,7 @@ from rich.console import Console
 
 from drive_seg.checkpoint import find_model
 from drive_seg.dds_profile import large_image_environment
+from drive_seg.inference.runtimes.preparation import prepare_and_wait
 from drive_seg.labels import LabelMap
 from drive_seg.replay import demo_report, pictures
 from drive_seg.replay.demo_watch import Watch
@@ -32,7 +33,6 @@ from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, SourceError, Topic, open_source
 from drive_seg.replay.sources.topics import cameras_of, image_topic_of, no_cameras, ros2_name
 from drive_seg.replay.video import VideoError
-from drive_seg.runtimes.preparation import prepare_and_wait
 
 CAMERA = "camera"
 SYNTHETIC = "synth:seed=7,size=640x360,fps=10,frames={frames}"

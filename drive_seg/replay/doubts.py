@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from drive_seg.output_checks import OutputCheck
+from drive_seg.inference.output_checks import OutputCheck
 from drive_seg.replay.sources import SourceError, open_source
 from drive_seg.segmenter import Segmenter
 

@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from drive_seg.confidence import COOLEST, HOTTEST, Confidence, Usual
-from drive_seg.decision import SPARSE, decide, to_size
+from drive_seg.inference.decision import SPARSE, decide, to_size
 from drive_seg.labels import VOID
 from drive_seg.reliability import Confidences, Reliability
 from drive_seg.segmenter import Segmenter

@@ -18,9 +18,9 @@ from torch import Tensor
 from drive_seg import checkpoint
 from drive_seg.checkpoint import Contract
 from drive_seg.confidence import Confidence, Usual
-from drive_seg.decision import SPARSE, decide
 from drive_seg.files import write_atomically
-from drive_seg.frame_path import resized
+from drive_seg.inference.decision import SPARSE, decide
+from drive_seg.inference.path import resized
 from drive_seg.labels import VOID
 from drive_seg.segmenter import network_size
 from drive_seg.training.data import Samples

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import InputSpec
-from drive_seg.decision import decide, to_size
-from drive_seg.frame_path import resized
+from drive_seg.inference.decision import decide, to_size
+from drive_seg.inference.path import resized
 from drive_seg.metrics import ConfusionMatrix
 from drive_seg.segmenter import network_size
 from drive_seg.training.kernels.dsnet import fuse

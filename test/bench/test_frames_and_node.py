@@ -14,8 +14,8 @@ from drive_seg.bench.frames import STREAMED, _stream, bench_frames, check_label,
 from drive_seg.bench.rows import FAILED, RAN, Cell, Row
 from drive_seg.bench.subjects import Subject, from_checkpoint
 from drive_seg.bench.ways import Way
-from drive_seg.decision import decide
-from drive_seg.runtimes.pytorch import TorchRuntime
+from drive_seg.inference.decision import decide
+from drive_seg.inference.runtimes.pytorch import TorchRuntime
 
 COUNTERS = {"received": 9, "published": 4, "dropped": 5, "expired": 0, "rejected": 0, "failed": 0, "withheld": 0}
 

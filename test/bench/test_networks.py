@@ -14,8 +14,8 @@ from drive_seg.bench.onnx_files import from_file
 from drive_seg.bench.rows import Cell, NotInstalledError
 from drive_seg.bench.subjects import Subject
 from drive_seg.bench.ways import EAGER, Opened, Way
-from drive_seg.runtimes import file_trial
-from drive_seg.runtimes.sessions import openvino_core
+from drive_seg.inference.runtimes import file_trial
+from drive_seg.inference.runtimes.sessions import openvino_core
 
 CEILINGS = {"gflops": {"fp32": 100.0}, "copy_gb_per_s": 10.0}
 CELL = Cell((64, 96))

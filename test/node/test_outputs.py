@@ -15,9 +15,9 @@ from std_msgs.msg import Header, String
 
 from drive_seg.images.messages import decode_label, to_image
 from drive_seg.images.overlay import blend
+from drive_seg.inference.output_checks import Doubt
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.node.outputs import TIMES
-from drive_seg.output_checks import Doubt
 from drive_seg.segmenter import Segmenter
 
 PREFIX = "/camera/segmentation"

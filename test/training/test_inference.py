@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from drive_seg.checkpoint import Contract, InputSpec
+from drive_seg.inference.runtimes import Runtime
 from drive_seg.labels import CAMVID11
-from drive_seg.runtimes import Runtime
 from drive_seg.segmenter import Segmenter
 from drive_seg.training.inference import Inference, Labeller
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from drive_seg.dds_profile import large_image_environment
+from drive_seg.inference.runtimes import preparation
 from drive_seg.replay.evaluation.deterministic import ModelChoice, Work
 from drive_seg.replay.evaluation.output import LOGS, RECORDED, RUN, is_report, is_rest_of_run
 from drive_seg.replay.evaluation.reading import Reading
@@ -20,7 +21,6 @@ from drive_seg.replay.evaluation.recorded import TOPICS
 from drive_seg.replay.processes import Child, ChildError, Children
 from drive_seg.replay.sources import COMPRESSED, Topic
 from drive_seg.replay.sources.topics import image_topic_of, ros2_name
-from drive_seg.runtimes import preparation
 
 STEP_S = 0.2
 START_S = 300.0

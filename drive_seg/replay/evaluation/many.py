@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 
 from drive_seg.checkpoint import find_model, read_contract
+from drive_seg.inference.runtimes import onnx_file
 from drive_seg.labels import LabelMap
 from drive_seg.replay.evaluation.deterministic import ModelChoice, Models, Replay, Work
 from drive_seg.replay.evaluation.judge import Judge
 from drive_seg.replay.evaluation.partial import Partial, failed, merge
 from drive_seg.replay.evaluation.records import Picture
 from drive_seg.replay.evaluation.report import model_of
-from drive_seg.runtimes import onnx_file
 
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 FIELDS = ("image", "prediction", "truth", "other")

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from drive_seg.native import library as native
-from drive_seg.runtimes import compiled
-from drive_seg.runtimes.native import compile_other
+from drive_seg.inference.runtimes import compiled
+from drive_seg.inference.runtimes.native import library as native
+from drive_seg.inference.runtimes.native.runtime import compile_other
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 
