@@ -43,7 +43,7 @@ format: $(VENV)/.installed
 	$(VENV)/bin/ruff format .
 
 docs: $(VENV)/.installed
-	$(VENV)/bin/python -m drive_seg.node.parameter_table
+	$(VENV)/bin/python -m drive_seg.node.parameters.table
 
 venv: $(VENV)/.installed
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from drive_seg import networks
 from drive_seg.confidence import Confidence
-from drive_seg.dds_profile import share_file
-from drive_seg.files import written_aside
+from drive_seg.files import share_file, written_aside
 from drive_seg.labels import LabelMap
 from drive_seg.networks.layers import strip_training_only, training_only_branches
 

@@ -1,11 +1,14 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and where those that the package shares are stored."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+PACKAGE = "drive_seg"
 
 
 @contextmanager
@@ -34,3 +37,34 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """
     with written_aside(path) as aside:
         aside.write_bytes(data)
+
+
+def share_file(name: str) -> Path:
+    """Absolute path of a file or folder of the package's share folder; ``name`` is relative to it
+    (``"config/segmentation.param.yaml"``).
+
+    A source tree (also of an editable install) is asked first, so that what was just edited is what runs;
+    then the share folders of the prefix this module is installed in, of AMENT_PREFIX_PATH and of this Python.
+
+    Raises FileNotFoundError, naming the folders tried, where none of them has it.
+    """
+    tried = list(dict.fromkeys(_share_folders()))
+    for folder in tried:
+        if (folder / name).exists():
+            return folder / name
+    places = ", ".join(str(folder) for folder in tried) or "no share folder of the package was found"
+    raise FileNotFoundError(f"{PACKAGE} has no shared file '{name}' (looked in: {places}); reinstall the package")
+
+
+def _share_folders() -> Iterator[Path]:
+    package_folder = Path(__file__).resolve().parent
+    if (package_folder.parent / "package.xml").is_file():
+        yield package_folder.parent
+    prefixes = [*package_folder.parents]
+    ament_prefixes = os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)
+    prefixes += [Path(prefix) for prefix in ament_prefixes if prefix]
+    prefixes.append(Path(sys.prefix))
+    for prefix in prefixes:
+        share = prefix / "share" / PACKAGE
+        if (share / "package.xml").is_file():
+            yield share

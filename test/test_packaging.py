@@ -120,7 +120,7 @@ def test_the_one_console_script_is_the_command_line(wheel: Path) -> None:
 
 def test_an_installed_package_finds_its_share_folder_by_itself(prefix: Path, tmp_path: Path) -> None:
     site = next(prefix.glob("lib*/python*/site-packages"))
-    code = "import drive_seg.dds_profile as d; print(d.__file__, d.share_file('config/fastdds_large_images.xml'))"
+    code = "import drive_seg.files as f; print(f.__file__, f.share_file('config/fastdds_large_images.xml'))"
     module, found = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(site)},
@@ -130,7 +130,7 @@ def test_an_installed_package_finds_its_share_folder_by_itself(prefix: Path, tmp
         check=True,
         timeout=60,
     ).stdout.split()
-    assert Path(module) == site / "drive_seg" / "dds_profile.py"
+    assert Path(module) == site / "drive_seg" / "files.py"
     assert Path(found) == prefix / "share" / "drive_seg" / "config" / "fastdds_large_images.xml"
 
 

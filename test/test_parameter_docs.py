@@ -9,7 +9,9 @@ import yaml
 
 jsonschema = pytest.importorskip("jsonschema")
 
-from drive_seg.node.parameter_table import (  # noqa: E402
+from drive_seg.node.parameters import all_specs  # noqa: E402
+from drive_seg.node.parameters.specs import Change, OneOf, Spec  # noqa: E402
+from drive_seg.node.parameters.table import (  # noqa: E402
     BEGIN,
     CAMERA,
     END,
@@ -21,8 +23,6 @@ from drive_seg.node.parameter_table import (  # noqa: E402
     markdown_table,
     with_table,
 )
-from drive_seg.node.parameters import all_specs  # noqa: E402
-from drive_seg.node.specs import Change, OneOf, Spec  # noqa: E402
 
 SPECS = all_specs(["camera"])
 # One wrong value for each type of parameter: of another type that no parameter of this type takes.
@@ -184,7 +184,7 @@ def test_the_schema_tells_what_an_editor_shows() -> None:
 
 
 def test_a_parameter_in_a_section_may_be_written_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    from drive_seg.node import parameter_table
+    from drive_seg.node.parameters import table as parameter_table
 
     specs = {"ground.cell_m": Spec(0.2, "size | of a <cell>", Change.NEVER, (0.01, 10.0))}
     monkeypatch.setattr(parameter_table, "NODE_SPECS", specs)

@@ -17,15 +17,15 @@ from std_msgs.msg import Header
 
 from drive_seg.images.messages import decode
 from drive_seg.node.awaited import describe_publishers
-from drive_seg.node.health import AWAITED_AFTER_S, About, CameraHealth
-from drive_seg.node.ledger import Fate
-from drive_seg.node.measures import Throttle
+from drive_seg.node.health.diagnostics import AWAITED_AFTER_S, About, CameraHealth
+from drive_seg.node.health.ledger import Fate
+from drive_seg.node.health.measures import Throttle
 from drive_seg.node.outputs import Outputs, qos_options
 from drive_seg.node.parameters import CameraParameters
-from drive_seg.node.planning import NEED_INFO, Planner
+from drive_seg.node.planning.planner import NEED_INFO, Planner
 
 if TYPE_CHECKING:
-    from drive_seg.node.model import Model
+    from drive_seg.node.models.model import Model
 
 DEACTIVATED = "the node was deactivated"
 PAUSED = "inference is paused"

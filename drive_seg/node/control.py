@@ -11,12 +11,12 @@ from std_srvs.srv import SetBool
 
 from drive_seg.node import parameters
 from drive_seg.node.camera import PAUSED, SKIPPED, Camera
-from drive_seg.node.ledger import Fate
-from drive_seg.node.overload import ROOM_S, ROOM_S_MAX, Degradation, Load, Step, plan
+from drive_seg.node.health.ledger import Fate
+from drive_seg.node.models.overload import ROOM_S, ROOM_S_MAX, Degradation, Load, Step, plan
 from drive_seg.node.parameters import Degrading
 
 if TYPE_CHECKING:
-    from drive_seg.node.model_change import ModelChange
+    from drive_seg.node.models.change import ModelChange
     from drive_seg.node.worker import Worker
 
 UNSERVED = (Fate.DROPPED, Fate.WITHHELD)

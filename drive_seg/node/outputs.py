@@ -19,9 +19,9 @@ from drive_seg.images.masks import hide
 from drive_seg.images.messages import to_compressed_png, to_image
 from drive_seg.images.overlay import blend
 from drive_seg.labels import LabelMap
-from drive_seg.node.measures import Persistence
+from drive_seg.node.health.measures import Persistence
 from drive_seg.node.parameters import QOS_OVERRIDES, Tuning, given_parameters
-from drive_seg.node.planning import Planner, UnavailableError
+from drive_seg.node.planning.planner import Planner, UnavailableError
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass

@@ -26,18 +26,19 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from std_msgs.msg import Header
 
-from drive_seg.node import parameter_files, parameters
+from drive_seg.node import parameters
 from drive_seg.node.camera import Camera
 from drive_seg.node.control import Control
-from drive_seg.node.health import About
+from drive_seg.node.health.diagnostics import About
 from drive_seg.node.parameters import ParameterError
-from drive_seg.node.planning import Planner
+from drive_seg.node.parameters import files as parameter_files
+from drive_seg.node.planning.planner import Planner
+from drive_seg.node.planning.transforms import Transforms
 from drive_seg.node.process import GivenUpError, StopRequest, leave, run_unless
-from drive_seg.node.transforms import Transforms
 
 if TYPE_CHECKING:
-    from drive_seg.node.model import Model
-    from drive_seg.node.model_change import ModelChange
+    from drive_seg.node.models.change import ModelChange
+    from drive_seg.node.models.model import Model
     from drive_seg.node.worker import Worker
 
 NAME = "segmentation_node"
@@ -123,7 +124,7 @@ class SegmentationNode(LifecycleNode):
         self.get_logger().info(f"loading model {wanted.model}")
         try:
             # Brings PyTorch, which an unconfigured node does not need.
-            change = run_unless(self._interrupted, lambda: importlib.import_module("drive_seg.node.model_change"))
+            change = run_unless(self._interrupted, lambda: importlib.import_module("drive_seg.node.models.change"))
             if self._change is None:
                 sizes, failed = self._control.image_sizes, self._control.scale_failed
                 self._change = change.ModelChange(self, self._hand_over, sizes, failed)
@@ -237,7 +238,7 @@ class SegmentationNode(LifecycleNode):
         gives_confidence = not configured or self._change.gives_confidence
         judged = parameters.judge_change(changed, names, configured, gives_confidence)
         if judged.successful and configured:
-            from drive_seg.node.model import problem
+            from drive_seg.node.models.model import problem
 
             new = [(given.name, given.value) for given in changed if not self._change.runs(given.name, given.value)]
             reasons = ((name, problem(name, value)) for name, value in new)

@@ -15,8 +15,8 @@ from drive_seg.images.messages import ImageError
 from drive_seg.inference.output_checks import STEP, OutputCheck
 from drive_seg.labels import VOID
 from drive_seg.node.camera import DEACTIVATED, PAUSED, Camera, Frame
-from drive_seg.node.ledger import Fate
-from drive_seg.node.measures import Throttle
+from drive_seg.node.health.ledger import Fate
+from drive_seg.node.health.measures import Throttle
 from drive_seg.node.parameters import Tuning
 from drive_seg.segmenter import Segmentation, Segmenter
 

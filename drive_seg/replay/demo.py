@@ -23,9 +23,9 @@ from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 
 from drive_seg.checkpoint import find_model
-from drive_seg.dds_profile import large_image_environment
 from drive_seg.inference.runtimes.preparation import prepare_and_wait
 from drive_seg.labels import LabelMap
+from drive_seg.node.dds import large_image_environment
 from drive_seg.replay import demo_report, pictures
 from drive_seg.replay.demo_watch import Watch
 from drive_seg.replay.pictures import RecordedTopics

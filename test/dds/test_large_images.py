@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from drive_seg.dds_profile import PROFILE_VARIABLES, large_image_environment
+from drive_seg.node.dds import PROFILE_VARIABLES, large_image_environment
 
 PROCESS = Path(__file__).with_name("large_image_process.py")
 FRAMES, RATE = 60, 30.0

@@ -23,7 +23,7 @@ from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.images.messages import decode_label, to_image
 from drive_seg.labels import CAMVID11
 from drive_seg.node import parameters
-from drive_seg.node.model import Model
+from drive_seg.node.models.model import Model
 from drive_seg.node.segmentation_node import SegmentationNode
 from drive_seg.segmenter import Segmenter
 

@@ -8,9 +8,9 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from drive_seg.inference.output_checks import Doubt, Finding
-from drive_seg.node.health import About, CameraHealth, describe_offset
-from drive_seg.node.ledger import Fate, FrameLedger
-from drive_seg.node.measures import Rate, Throttle, Window
+from drive_seg.node.health.diagnostics import About, CameraHealth, describe_offset
+from drive_seg.node.health.ledger import Fate, FrameLedger
+from drive_seg.node.health.measures import Rate, Throttle, Window
 
 ABOUT = About("camera", "/camera/image_raw", "m", "h", "cpu", "fp32", max_age_ns=100_000_000)
 

@@ -15,8 +15,8 @@ from rclpy.parameter import Parameter
 
 from drive_seg.images.messages import to_image
 from drive_seg.node import control
-from drive_seg.node.health import About
-from drive_seg.node.overload import (
+from drive_seg.node.health.diagnostics import About
+from drive_seg.node.models.overload import (
     OVERLOAD_S,
     PROBATION_S,
     ROOM_S,

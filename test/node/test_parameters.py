@@ -14,10 +14,11 @@ from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.parameter_client import AsyncParameterClient
 
 from drive_seg.inference.runtimes import NAMES
-from drive_seg.node import parameter_files, parameters
+from drive_seg.node import parameters
 from drive_seg.node.parameters import NODE_SPECS, ParameterError, all_specs, camera_specs
+from drive_seg.node.parameters import files as parameter_files
+from drive_seg.node.parameters.specs import Change
 from drive_seg.node.segmentation_node import SegmentationNode
-from drive_seg.node.specs import Change
 
 MakeNode = Callable[..., SegmentationNode]
 

@@ -25,9 +25,9 @@ from drive_seg.geometry.lens import Lens
 from drive_seg.images.masks import class_ids, drivable_mask, hide
 from drive_seg.images.messages import to_image
 from drive_seg.labels import CAMVID11, CITYSCAPES19
-from drive_seg.node.planning import Planner, UnavailableError, beside
-from drive_seg.node.planning_parameters import CameraPlanning, PlanningParameters
-from drive_seg.node.transforms import TransformError, Transforms
+from drive_seg.node.parameters.planning import CameraPlanning, PlanningParameters
+from drive_seg.node.planning.planner import Planner, UnavailableError, beside
+from drive_seg.node.planning.transforms import TransformError, Transforms
 from drive_seg.segmenter import Segmenter
 
 PREFIX = "/camera/segmentation"

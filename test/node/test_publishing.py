@@ -12,7 +12,7 @@ from drive_seg.labels import CAMVID11, CITYSCAPES19
 from drive_seg.node import outputs
 from drive_seg.node.outputs import PER_FRAME, Outputs
 from drive_seg.node.parameters import Tuning
-from drive_seg.node.planning import UnavailableError
+from drive_seg.node.planning.planner import UnavailableError
 
 PREFIX = "front/segmentation/"
 

@@ -18,8 +18,8 @@ from drive_seg.images.masks import hide
 from drive_seg.images.messages import ImageError, decode, to_image
 from drive_seg.labels import CAMVID11, CITYSCAPES19
 from drive_seg.node.camera import Frame
-from drive_seg.node.health import About, CameraHealth
-from drive_seg.node.ledger import Fate
+from drive_seg.node.health.diagnostics import About, CameraHealth
+from drive_seg.node.health.ledger import Fate
 from drive_seg.node.parameters import Tuning
 from drive_seg.node.worker import Worker
 from drive_seg.segmenter import Segmentation

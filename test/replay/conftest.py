@@ -14,7 +14,7 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from drive_seg.dds_profile import large_image_environment
+from drive_seg.node.dds import large_image_environment
 from drive_seg.replay.bag_writer import reliable
 
 BEGIN_NS = 1_700_000_000_000_000_000

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from drive_seg.dds_profile import large_image_environment
 from drive_seg.inference.runtimes import preparation
+from drive_seg.node.dds import large_image_environment
 from drive_seg.replay.evaluation.deterministic import ModelChoice, Work
 from drive_seg.replay.evaluation.output import LOGS, RECORDED, RUN, is_report, is_rest_of_run
 from drive_seg.replay.evaluation.reading import Reading

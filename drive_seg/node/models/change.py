@@ -14,7 +14,7 @@ from rclpy.parameter import Parameter
 from drive_seg.inference.runtimes import Size
 from drive_seg.inference.runtimes.preparation import NICE, Preparation
 from drive_seg.node import parameters
-from drive_seg.node.model import Model
+from drive_seg.node.models.model import Model
 from drive_seg.node.parameters import NodeParameters
 from drive_seg.node.process import run_unless
 

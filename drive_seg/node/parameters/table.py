@@ -1,6 +1,6 @@
 """The node's parameters as the README's table and as a JSON schema, both made from their specs.
 
-``python -m drive_seg.node.parameter_table`` in a checkout writes both (``make docs``).
+``python -m drive_seg.node.parameters.table`` in a checkout writes both (``make docs``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from drive_seg import files
 from drive_seg.node.parameters import NODE_SPECS, camera_specs
-from drive_seg.node.specs import Change, OneOf, SomeOf, Spec
+from drive_seg.node.parameters.specs import Change, OneOf, SomeOf, Spec
 
 README = "README.md"
 SCHEMA = "config/segmentation.schema.json"

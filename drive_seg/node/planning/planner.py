@@ -22,8 +22,8 @@ from drive_seg.geometry.lens import Lens, LensError, binning, image_size, offset
 from drive_seg.images.encodings import ImageError
 from drive_seg.images.masks import drivable_mask, read_ignore_mask
 from drive_seg.labels import LabelMap
-from drive_seg.node.planning_parameters import CameraPlanning, Classes, PlanningParameters
-from drive_seg.node.transforms import TransformError, Transforms
+from drive_seg.node.parameters.planning import CameraPlanning, Classes, PlanningParameters
+from drive_seg.node.planning.transforms import TransformError, Transforms
 
 NEED_INFO = frozenset(("camera_info", "free_space"))
 """The outputs that cannot be made without the camera's camera_info."""

@@ -18,8 +18,8 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from drive_seg.confidence import FrameConfidence, Usual
 from drive_seg.inference.output_checks import Doubt, Finding
-from drive_seg.node.ledger import Fate, FrameLedger
-from drive_seg.node.measures import WINDOW_S, Clock, Rate, Window
+from drive_seg.node.health.ledger import Fate, FrameLedger
+from drive_seg.node.health.measures import WINDOW_S, Clock, Rate, Window
 
 STALE_AFTER_S = 2.0
 AWAITED_AFTER_S = 5.0

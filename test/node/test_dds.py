@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from drive_seg.dds_profile import large_image_environment, share_file
+from drive_seg.files import share_file
+from drive_seg.node.dds import large_image_environment
 
 BOTH = {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"}
 SEGMENT = 64 * 2**20

@@ -18,8 +18,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from drive_seg.images.encodings import SAMPLE_BITS
-from drive_seg.node.overload import WAYS, rank
-from drive_seg.node.planning_parameters import (
+from drive_seg.node.models.overload import WAYS, rank
+from drive_seg.node.parameters.planning import (
     PLANNING_SPECS,
     CameraPlanning,
     PlanningParameters,
@@ -27,7 +27,16 @@ from drive_seg.node.planning_parameters import (
     read_camera_planning,
     read_planning,
 )
-from drive_seg.node.specs import Change, Spec, check_device, check_model, check_order, check_size, check_topic, one_of
+from drive_seg.node.parameters.specs import (
+    Change,
+    Spec,
+    check_device,
+    check_model,
+    check_order,
+    check_size,
+    check_topic,
+    one_of,
+)
 
 QOS_OVERRIDES = "qos_overrides"
 NO_CONFIDENCE = "cannot be {}: this model gives class ids, and no probabilities with them"

@@ -9,7 +9,7 @@ from typing import Any
 from drive_seg.geometry.ground import GridSpec
 from drive_seg.images.masks import class_ids
 from drive_seg.labels import LabelMap
-from drive_seg.node.specs import Change, Spec, check_topic
+from drive_seg.node.parameters.specs import Change, Spec, check_topic
 
 NO_MOUNTING = [0.0] * 6
 

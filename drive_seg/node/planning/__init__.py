@@ -1,0 +1,1 @@
+"""Outputs for planners: drivable area, free space and camera_info."""
