@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from drive_seg import checkpoint, networks
+from drive_seg.datasets import open_dataset
 from drive_seg.labels import CAMVID11, CITYSCAPES19
 from drive_seg.metrics import ConfusionMatrix
 from drive_seg.networks import systems
@@ -14,7 +15,6 @@ from drive_seg.replay.sources import open_source
 from drive_seg.segmenter import Segmenter
 from drive_seg.synth import SynthDrive
 from drive_seg.training import evaluation
-from drive_seg.training.datasets import open_dataset
 
 MODELS = {
     "dsnet_camvid11": CAMVID11,

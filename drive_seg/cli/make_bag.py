@@ -45,11 +45,11 @@ def make_bag(
     import yaml
     from rich.progress import track
 
+    from drive_seg.datasets import open_dataset
     from drive_seg.replay.frame_times import FrameTime, frame_times
     from drive_seg.replay.make_bag import LabelledFrame
     from drive_seg.replay.make_bag import make_bag as write
     from drive_seg.replay.sources.topics import so_many
-    from drive_seg.training.datasets import open_dataset
 
     arguments: dict[str, Any] = {"root": root, "split": split}
     for pair in option or []:

@@ -196,8 +196,8 @@ def export(
         err=True,
     )
     if dataset is not None:
+        from drive_seg.datasets import open_dataset
         from drive_seg.training import evaluation
-        from drive_seg.training.datasets import open_dataset
 
         given: dict[str, Any] = {
             key: value for key, value in {"root": root, "split": split}.items() if value is not None

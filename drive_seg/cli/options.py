@@ -94,7 +94,7 @@ def open_labelled(
     Args:
         label_map: whose classes the labels of a folder or bag have, unless ``option`` names others.
     """
-    from drive_seg.training.datasets import open_dataset
+    from drive_seg.datasets import open_dataset
     from drive_seg.training.recipe import parse_setting
 
     arguments: dict[str, Any] = {"root": root, "split": split}

@@ -17,11 +17,11 @@ from rich.progress import track
 from torch import Tensor
 
 from drive_seg.confidence import COOLEST, HOTTEST, Confidence, Usual
+from drive_seg.datasets import Dataset
 from drive_seg.inference.decision import SPARSE, decide, to_size
 from drive_seg.labels import VOID
 from drive_seg.reliability import Confidences, Reliability
 from drive_seg.segmenter import Segmenter
-from drive_seg.training.datasets import Dataset
 from drive_seg.training.evaluation import TargetSet, read_ahead
 from drive_seg.training.targets import log_probabilities
 

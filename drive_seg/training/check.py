@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
+from drive_seg.datasets import Dataset, open_unchecked
+from drive_seg.datasets.base import BrokenSample, Fault
+from drive_seg.datasets.joined import left_out, table_of
 from drive_seg.labels import VOID, LabelMap, label_map
 from drive_seg.labels.groups import group_names
 from drive_seg.training.augmentation import patch_windows
 from drive_seg.training.check_report import Problem, Report, SplitFigures, print_problems
-from drive_seg.training.datasets import Dataset, open_unchecked
-from drive_seg.training.datasets.base import BrokenSample, Fault
-from drive_seg.training.datasets.joined import left_out, table_of
 from drive_seg.training.leaks import Look, find_leaks, look_of
 from drive_seg.training.recipe import Recipe, Source
 from drive_seg.training.statistics import for_each_sample

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from drive_seg.datasets import Dataset, open_dataset
+from drive_seg.datasets.joined import Joined
 from drive_seg.labels import label_map
 from drive_seg.training.augmentation import Augment, patch_windows
-from drive_seg.training.datasets import Dataset, open_dataset
-from drive_seg.training.datasets.joined import Joined
 from drive_seg.training.progress import bar
 from drive_seg.training.recipe import Patches, Recipe, Source
 from drive_seg.training.sampling import NO_FOCUS, ClassUniform, Draw, EpochOrder, ids_present

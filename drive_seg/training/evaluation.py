@@ -14,12 +14,12 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from drive_seg.datasets import Dataset
 from drive_seg.labels import VOID, frequency_orders
 from drive_seg.labels.groups import known_meaning, translation
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix, mean
 from drive_seg.reliability import BINS, Confidences, Reliability, expected_error
 from drive_seg.segmenter import Segmenter
-from drive_seg.training.datasets import Dataset
 from drive_seg.training.inference import Inference, Labeller
 from drive_seg.training.targets import Targets
 

@@ -11,11 +11,11 @@ from string import Template
 import cv2
 import numpy as np
 
+from drive_seg.datasets import Dataset
 from drive_seg.files import write_atomically
 from drive_seg.labels import VOID
 from drive_seg.reliability_diagram import HOW_TO_READ, as_svg
 from drive_seg.segmenter import Segmenter
-from drive_seg.training.datasets import Dataset
 from drive_seg.training.evaluation import (
     CLASS_COLUMNS,
     Scores,

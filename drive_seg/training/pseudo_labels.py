@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import track
 
+from drive_seg.datasets.folder import read_classes
 from drive_seg.files import write_atomically, written_aside
 from drive_seg.images.overlay import blend, legend_panel
 from drive_seg.inference.runtimes import Size
@@ -28,7 +29,6 @@ from drive_seg.labels import VOID, LabelMap
 from drive_seg.labels.groups import group_names
 from drive_seg.replay.segment import Images
 from drive_seg.replay.sources import SourceError
-from drive_seg.training.datasets.folder import read_classes
 from drive_seg.training.recipe import Teacher as Settings
 from drive_seg.training.teachers import Members, Teacher
 

@@ -13,9 +13,9 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from drive_seg.datasets import Dataset
 from drive_seg.files import write_atomically
 from drive_seg.labels import VOID
-from drive_seg.training.datasets import Dataset
 from drive_seg.training.progress import bar
 
 T = TypeVar("T")

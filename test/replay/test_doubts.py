@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.cli import app
 from drive_seg.confidence import Confidence, Usual
+from drive_seg.datasets import open_dataset
 from drive_seg.labels import CAMVID11
 from drive_seg.replay import doubts
 from drive_seg.replay.doubts import DAMAGES, judge, noises, rate
 from drive_seg.replay.sources import SourceError
 from drive_seg.segmenter import Segmenter
 from drive_seg.training.calibration import calibrate
-from drive_seg.training.datasets import open_dataset
 
 
 class ByBrightness(torch.nn.Module):

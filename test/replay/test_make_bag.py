@@ -15,12 +15,12 @@ from rosbags.interfaces import QosDurability, QosReliability
 from typer.testing import CliRunner
 
 from drive_seg.cli import app
+from drive_seg.datasets import open_dataset
 from drive_seg.labels import CAMVID11, LabelMap
 from drive_seg.replay.bag_writer import BagError
 from drive_seg.replay.make_bag import LabelledFrame, make_bag
 from drive_seg.replay.sources import open_source
 from drive_seg.synth import SynthDrive
-from drive_seg.training.datasets import open_dataset
 
 S = 1_000_000_000
 TOPICS = ["/cam/image_raw", "/cam/label_map", "/cam/label_truth"]

@@ -14,12 +14,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from drive_seg.cli import app
+from drive_seg.datasets import open_dataset
+from drive_seg.datasets.base import BrokenSample
 from drive_seg.labels import CAMVID11
 from drive_seg.training.check import check_data, refuse_broken
 from drive_seg.training.check_report import print_report
 from drive_seg.training.data import SegmentationData
-from drive_seg.training.datasets import open_dataset
-from drive_seg.training.datasets.base import BrokenSample
 from drive_seg.training.recipe import load_recipe
 from drive_seg.training.study import load_study, recipe_of, runs
 from drive_seg.training.train import train

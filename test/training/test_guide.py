@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from drive_seg import checkpoint
-from drive_seg.training import datasets, losses
+from drive_seg import checkpoint, datasets
+from drive_seg.datasets.folder import read_classes
+from drive_seg.training import losses
 from drive_seg.training.check import check_data
-from drive_seg.training.datasets.folder import read_classes
 from drive_seg.training.recipe import load_recipe
 from drive_seg.training.study import load_study
 from drive_seg.training.train import train

@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
+from drive_seg.datasets import open_dataset
 from drive_seg.labels import CITYSCAPES19
-from drive_seg.training.datasets import open_dataset
 from drive_seg.training.pseudo_labels import Agreement, Plan, Witness, pseudo_label
 
 ROAD, CAR, TRUCK, PERSON = (CITYSCAPES19.names.index(name) for name in ("road", "car", "truck", "person"))
@@ -153,7 +153,7 @@ def test_a_road_teacher_writes_a_dataset_that_trains(frames, onnx_teacher, tmp_p
     assert said["bounds"] == {"road": 0.9, "not road": 0.9} and said["min_confidence"] == 0.9
     assert str(tmp_path) not in (out / "teachers.yaml").read_text()
     groups: list = []
-    from drive_seg.training.datasets.joined import table_of
+    from drive_seg.datasets.joined import table_of
 
     assert table_of(data.label_map, CITYSCAPES19, {}, groups)[:2].tolist() == [ROAD, 19] and groups == [NOT_ROAD]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from drive_seg.datasets import open_dataset
+from drive_seg.datasets.joined import Joined
 from drive_seg.labels import CAMVID11
 from drive_seg.training.data import InMemory, Patched, SegmentationData
-from drive_seg.training.datasets import open_dataset
-from drive_seg.training.datasets.joined import Joined
 from drive_seg.training.recipe import Patches, load_recipe
 from drive_seg.training.sampling import NO_FOCUS, ClassUniform, EpochOrder, ids_present
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from drive_seg.datasets import open_dataset
 from drive_seg.images.messages import decode_label
 from drive_seg.labels import CAMVID11, CITYSCAPES19, VOC21
 from drive_seg.replay.evaluation.deterministic import Models, Replay, Work
@@ -16,7 +17,6 @@ from drive_seg.replay.evaluation.report import About, as_report
 from drive_seg.replay.evaluation.truths import TruthChoice
 from drive_seg.replay.sources import SourceError, open_source
 from drive_seg.segmenter import Segmenter
-from drive_seg.training.datasets import open_dataset
 from drive_seg.training.evaluation import as_report as as_evaluated
 from drive_seg.training.evaluation import evaluate
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drive_seg.labels import CAMVID11, CAMVID32, VOID
-from drive_seg.training.datasets.base import (
+from drive_seg.datasets.base import (
     LABELS,
     PICTURES,
     BrokenSample,
@@ -21,7 +20,8 @@ from drive_seg.training.datasets.base import (
     read_list,
     split_names,
 )
-from drive_seg.training.datasets.label_files import read_colors
+from drive_seg.datasets.label_files import read_colors
+from drive_seg.labels import CAMVID11, CAMVID32, VOID
 
 _UNLABELLED_11 = 11
 _VAL_SHOT = range(7959, 8160)  # of sequence 0016E5

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from drive_seg.training.datasets.base import PICTURES, Fault, Pair, files_in, pick, read_list
-from drive_seg.training.datasets.voc_mat import uint8_field
+from drive_seg.datasets.base import PICTURES, Fault, Pair, files_in, pick, read_list
+from drive_seg.datasets.voc_mat import uint8_field
 
 MATLAB = ".mat"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from drive_seg.datasets.base import Fault
 from drive_seg.labels import CITYSCAPES19
-from drive_seg.training.datasets.base import Fault
 
 FRAMES_KEPT = 2048
 """So many frames are not rendered again: shares of classes, then images, and again for each run of a study."""

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from drive_seg.datasets import open_dataset, synth
 from drive_seg.synth import SynthDrive
-from drive_seg.training.datasets import open_dataset, synth
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The datasets that a recipe may name."""
 
-from drive_seg.training.datasets import names
+from drive_seg.datasets import names
 
 
 def test_every_dataset_is_listed():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drive_seg.labels import CITYSCAPES19, VOID
-from drive_seg.training.datasets.base import (
+from drive_seg.datasets.base import (
     LABELS,
     PICTURES,
     Fault,
@@ -15,6 +14,7 @@ from drive_seg.training.datasets.base import (
     pair_up,
     split_names,
 )
+from drive_seg.labels import CITYSCAPES19, VOID
 
 _TRAINED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The ``labelIds`` of the 19 classes, in the order of their train ids (cityscapesScripts, ``labels.py``)."""

@@ -9,15 +9,15 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from drive_seg.datasets.bag import Bag
+from drive_seg.datasets.base import Fault
+from drive_seg.datasets.bdd100k import BDD100K
+from drive_seg.datasets.camvid import CamVid, CamVid32
+from drive_seg.datasets.cityscapes import Cityscapes
+from drive_seg.datasets.folder import Folder
+from drive_seg.datasets.synth import SynthSet
+from drive_seg.datasets.voc import PascalVOC
 from drive_seg.labels import LabelMap
-from drive_seg.training.datasets.bag import Bag
-from drive_seg.training.datasets.base import Fault
-from drive_seg.training.datasets.bdd100k import BDD100K
-from drive_seg.training.datasets.camvid import CamVid, CamVid32
-from drive_seg.training.datasets.cityscapes import Cityscapes
-from drive_seg.training.datasets.folder import Folder
-from drive_seg.training.datasets.synth import SynthSet
-from drive_seg.training.datasets.voc import PascalVOC
 
 
 class Sample(NamedTuple):
@@ -33,7 +33,7 @@ class Dataset(Protocol):
     ``label_map`` says what the ids mean; ``fingerprint()`` changes whenever the labels may have changed;
     ``cache_folder`` is where figures about the data may be kept, or None; ``name_of(i)`` names a sample in messages;
     ``problems`` are files without a partner, which are no samples; ``reads_in_parallel`` says whether several threads
-    may read at once. ``read`` raises :class:`~drive_seg.training.datasets.base.BrokenSample`.
+    may read at once. ``read`` raises :class:`~drive_seg.datasets.base.BrokenSample`.
     """
 
     label_map: LabelMap

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from drive_seg.labels import CITYSCAPES19
-from drive_seg.training.datasets.base import (
+from drive_seg.datasets.base import (
     LABELS,
     PICTURES,
     Fault,
@@ -15,6 +14,7 @@ from drive_seg.training.datasets.base import (
     pair_up,
     split_names,
 )
+from drive_seg.labels import CITYSCAPES19
 
 _LAYOUTS = (
     ("images/10k", "labels/sem_seg/masks", ""),

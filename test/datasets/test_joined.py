@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from drive_seg.datasets.joined import Joined
 from drive_seg.labels import LabelMap
 from drive_seg.training.data import InMemory
-from drive_seg.training.datasets.joined import Joined
 
 FINE = LabelMap("fine", ("road", "car", "truck"), ((0, 0, 0),) * 3)
 COARSE = LabelMap("coarse", ("vehicle", "road"), ((0, 0, 0),) * 2)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drive_seg.labels import VOC21
-from drive_seg.training.datasets.base import (
+from drive_seg.datasets.base import (
     LABELS,
     PICTURES,
     Fault,
@@ -18,7 +17,8 @@ from drive_seg.training.datasets.base import (
     read_list,
     split_names,
 )
-from drive_seg.training.datasets.voc_sbd import MATLAB, read_segmentation, sbd_pairs
+from drive_seg.datasets.voc_sbd import MATLAB, read_segmentation, sbd_pairs
+from drive_seg.labels import VOC21
 
 _AUGMENTED = {"trainaug", "train_aug"}
 
@@ -31,7 +31,7 @@ class PascalVOC(LabelledFiles):
         <root>/SegmentationClassAug/*.png               (with SBD, converted: 10582 train)
         <root>/ImageSets/Segmentation/<split>.txt       (a frame's name on each line)
 
-    With ``sbd``, SBD is read as published (see :func:`~drive_seg.training.datasets.voc_sbd.sbd_pairs`) and ``trainaug``
+    With ``sbd``, SBD is read as published (see :func:`~drive_seg.datasets.voc_sbd.sbd_pairs`) and ``trainaug``
     needs no list: it is then the usual join, VOC's train with VOC's labels and what else is in SBD's train and val but
     not in VOC's val, 10582 frames. Without ``sbd`` the labels are PNGs converted from it, with the list that comes with
     them, as they are widely passed on (``labels: SegmentationClassAug``, ``split: trainaug`` or ``train_aug``).

@@ -8,8 +8,7 @@ from typing import Any
 
 import yaml
 
-from drive_seg.labels import VOC21, VOID, LabelMap, label_map
-from drive_seg.training.datasets.base import (
+from drive_seg.datasets.base import (
     LABELS,
     PICTURES,
     Fault,
@@ -23,6 +22,7 @@ from drive_seg.training.datasets.base import (
     strays_in,
     unique,
 )
+from drive_seg.labels import VOC21, VOID, LabelMap, label_map
 
 
 class Folder(LabelledFiles):

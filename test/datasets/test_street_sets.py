@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from drive_seg.datasets import open_dataset
+from drive_seg.datasets.cityscapes import LABEL_IDS
 from drive_seg.labels import CITYSCAPES19
-from drive_seg.training.datasets import open_dataset
-from drive_seg.training.datasets.cityscapes import LABEL_IDS
 
 # name, labelId, trainId as cityscapesScripts print them
 PRINTED = """unlabeled 0 255|ego vehicle 1 255|rectification border 2 255|out of roi 3 255|static 4 255|dynamic 5 255

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import yaml
 
+from drive_seg.datasets import open_dataset
+from drive_seg.datasets.folder import read_classes
 from drive_seg.labels import CAMVID11, LabelMap
-from drive_seg.training.datasets import open_dataset
-from drive_seg.training.datasets.folder import read_classes
 
 
 @pytest.fixture

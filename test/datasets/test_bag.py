@@ -5,7 +5,7 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from drive_seg.training.datasets import open_dataset
+from drive_seg.datasets import open_dataset
 
 STORE = get_typestore(Stores.ROS2_JAZZY)
 CLASSES = ["ground", "other"]

@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
+from drive_seg.datasets.label_files import read_ids, read_picture
 from drive_seg.images.files import orientation
 from drive_seg.labels import VOID, LabelMap
-from drive_seg.training.datasets.label_files import read_ids, read_picture
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp"))
 LABELS = frozenset((".png",))

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from drive_seg.datasets import open_dataset
+from drive_seg.datasets.camvid import segnet_split
 from drive_seg.labels import CAMVID11, CAMVID32
-from drive_seg.training.datasets import open_dataset
-from drive_seg.training.datasets.camvid import segnet_split
 
 FRAMES = {"0001TP_006690": "train", "0016E5_07961": "val", "0016E5_08190": "train", "Seq05VD_f00000": "test"}
 

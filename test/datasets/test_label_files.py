@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from drive_seg.training.datasets.label_files import read_colors, read_ids, read_picture
+from drive_seg.datasets.label_files import read_colors, read_ids, read_picture
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])

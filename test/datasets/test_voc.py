@@ -10,10 +10,10 @@ import yaml
 from typer.testing import CliRunner
 
 from drive_seg.cli import app
+from drive_seg.datasets import open_dataset, open_unchecked
+from drive_seg.datasets.base import BrokenSample
+from drive_seg.datasets.voc_sbd import read_segmentation
 from drive_seg.labels import VOC21, label_map
-from drive_seg.training.datasets import open_dataset, open_unchecked
-from drive_seg.training.datasets.base import BrokenSample
-from drive_seg.training.datasets.voc_sbd import read_segmentation
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from drive_seg.datasets.base import BrokenSample, Fault, mismatches
+from drive_seg.datasets.folder import read_classes
 from drive_seg.labels import VOID, LabelMap
-from drive_seg.training.datasets.base import BrokenSample, Fault, mismatches
-from drive_seg.training.datasets.folder import read_classes
 
 
 class _Key(NamedTuple):
@@ -35,7 +35,7 @@ class Bag:
 
     Args:
         root: the bag's folder, or an .mcap, .db3 or .bag file.
-        classes: what the ids mean, see :func:`~drive_seg.training.datasets.folder.read_classes`.
+        classes: what the ids mean, see :func:`~drive_seg.datasets.folder.read_classes`.
         image: topic of the pictures.
         label: topic of the label images.
         start, duration: the slice to take, in seconds from the bag's beginning.
