@@ -30,7 +30,7 @@ pip := $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c 
 .PHONY: demo test lint format docs venv
 
 demo: $(VENV)/.installed
-	$(VENV)/bin/python -m drive_seg.replay.demo $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)") \
+	$(VENV)/bin/python -m drive_seg.evaluation.demo $(if $(INPUT),--input "$(INPUT)") $(if $(MODEL),--model "$(MODEL)") \
 	    $(if $(FRAMES),--frames $(FRAMES)) $(if $(OUTPUT),--output "$(OUTPUT)")
 
 test: $(VENV)/.installed

@@ -64,7 +64,7 @@ setup(
     package_data={
         f"{PACKAGE}.inference.runtimes.native": ["*.cpp"],
         f"{PACKAGE}.training.kernels": ["*.cpp"],
-        f"{PACKAGE}.replay.evaluation": ["*.css", "*.j2"],
+        f"{PACKAGE}.evaluation.page": ["*.css", "*.j2"],
     },
     install_requires=[
         "numpy>=1.26",

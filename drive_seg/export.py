@@ -43,8 +43,8 @@ from drive_seg.inference.runtimes.sessions import (
     precisions,
 )
 from drive_seg.labels import LabelMap, label_map
-from drive_seg.replay.sources import SourceError, open_source
-from drive_seg.replay.sources.topics import cameras_of
+from drive_seg.recordings.sources import SourceError, open_source
+from drive_seg.recordings.sources.topics import cameras_of
 from drive_seg.segmenter import Segmenter
 
 FORMS = {"onnx": ("onnxruntime", ("fp32",)), "openvino": ("openvino", ("fp32", "bf16", "int8"))}
@@ -101,8 +101,8 @@ def export(
         form: "onnx" or "openvino".
         precision: "fp32", or for OpenVINO "bf16", which the file notes, or "int8", which quantises it.
         size: (height, width) of the network's input; the checkpoint's own if None.
-        source: what :func:`drive_seg.replay.sources.open_source` takes: images to check on, and to calibrate int8 on.
-            Synthetic ones if None, which do not do for int8.
+        source: images to check on, and to calibrate int8 on, as :func:`drive_seg.recordings.sources.open_source` takes
+            them. Synthetic ones if None, which do not do for int8.
 
     Raises:
         ValueError: if the form, precision, size, path or source will not do, a package is missing, the network cannot

@@ -193,7 +193,7 @@ def played_cameras(bag: str, start: str, duration: str) -> dict[str, str] | None
         return None
     part = ["--start", start, *(["--duration", duration] if duration else [])]
     asked = subprocess.run(
-        [python(), "-P", "-m", "drive_seg.replay.playable", bag, *part], capture_output=True, text=True, check=False
+        [python(), "-P", "-m", "drive_seg.recordings.playable", bag, *part], capture_output=True, text=True, check=False
     )
     if asked.returncode:
         lines = asked.stderr.strip().splitlines() or [f"it ended with status {asked.returncode}"]

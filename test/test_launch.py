@@ -188,7 +188,7 @@ def launch(
     """Runs the launch file of a name with arguments, in the stand-in."""
 
     def asked(command: list[str], **_: Any) -> SimpleNamespace:
-        assert command[1:4] == ["-P", "-m", "drive_seg.replay.playable"]
+        assert command[1:4] == ["-P", "-m", "drive_seg.recordings.playable"]
         return SimpleNamespace(returncode=0, stdout=json.dumps(bag_topics.get(command[4])), stderr="")
 
     monkeypatch.setattr(subprocess, "run", asked)
@@ -344,7 +344,7 @@ def test_a_doubtful_yes_or_no_is_refused(launch: Callable[..., Run]) -> None:
 
 def test_replay_plays_records_and_ends(launch: Callable[..., Run]) -> None:
     pytest.importorskip("rosbags", reason="the player needs the extra 'replay'")
-    from drive_seg.replay import player, recorder
+    from drive_seg.recordings import player, recorder
 
     run = launch(
         "replay",
@@ -421,7 +421,7 @@ def test_report_is_made_of_what_was_recorded(
     launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("rosbags", reason="the player needs the extra 'replay'")
-    from drive_seg.replay import player, recorder
+    from drive_seg.recordings import player, recorder
 
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
     folder, more = str(tmp_path / "out"), "--require 'miou>=0.6' --topic /sensing/front/image"

@@ -8,13 +8,13 @@ import pytest
 
 from drive_seg import checkpoint, networks
 from drive_seg.datasets import open_dataset
+from drive_seg.evaluation import dataset as evaluation
 from drive_seg.labels import CAMVID11, CITYSCAPES19
 from drive_seg.metrics import ConfusionMatrix
 from drive_seg.networks import systems
-from drive_seg.replay.sources import open_source
+from drive_seg.recordings.sources import open_source
 from drive_seg.segmenter import Segmenter
 from drive_seg.synth import SynthDrive
-from drive_seg.training import evaluation
 
 MODELS = {
     "dsnet_camvid11": CAMVID11,

@@ -20,8 +20,8 @@ import drive_seg
 
 EXECUTABLES = {
     "segmentation_node": "drive_seg.node.segmentation_node",
-    "player": "drive_seg.replay.player",
-    "recorder": "drive_seg.replay.recorder",
+    "player": "drive_seg.recordings.player",
+    "recorder": "drive_seg.recordings.recorder",
 }
 SOURCES = ("drive_seg", "launch", "config", "models", "scripts", "resource")
 FILES = ("setup.py", "pyproject.toml", "package.xml", "LICENSE")
@@ -108,7 +108,7 @@ def test_executables_take_the_path_s_python_where_none_lies_beside_them(prefix: 
         check=True,
         timeout=60,
     )
-    assert answer.stdout == "from the path: drive_seg.replay.player\n"
+    assert answer.stdout == "from the path: drive_seg.recordings.player\n"
 
 
 def test_the_one_console_script_is_the_command_line(wheel: Path) -> None:
@@ -226,7 +226,7 @@ def test_make_has_one_environment_for_each_set_of_versions(make: Callable, tmp_p
 
 def test_make_demo_passes_its_variables_on(make: Callable) -> None:
     plain = make("-n", "demo").stdout.replace("\\\n", "").split()
-    assert plain[-2:] == ["-m", "drive_seg.replay.demo"]
+    assert plain[-2:] == ["-m", "drive_seg.evaluation.demo"]
     given = make("-n", "demo", "INPUT=my clip.mp4", "MODEL=models/x.safetensors", "FRAMES=40").stdout
     assert '--input "my clip.mp4" --model "models/x.safetensors"' in given
     assert "--frames 40" in given

@@ -22,13 +22,13 @@ from drive_seg.bench.rows import NotInstalledError, Row, Size, size_text
 from drive_seg.bench.subjects import Subject
 from drive_seg.bench.timing import percentile
 from drive_seg.bench.ways import EXPORT_EXTRA, calibration_images, graph_of, package_of, require
+from drive_seg.evaluation.processes import Child, Children
 from drive_seg.inference.runtimes import NAMES, cache, compiled
 from drive_seg.inference.runtimes.choice import FASTEST_FIRST
 from drive_seg.inference.runtimes.native import runtime as native
 from drive_seg.inference.runtimes.prepared import form_of
 from drive_seg.inference.runtimes.sessions import EXTRAS
 from drive_seg.node.dds import large_image_environment
-from drive_seg.replay.processes import Child, Children
 from drive_seg.segmenter import network_size
 
 CAMERAS = ("camera", *(f"camera_{number}" for number in range(2, 7)))

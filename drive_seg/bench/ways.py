@@ -26,7 +26,7 @@ from drive_seg.inference.runtimes.pytorch import TorchRuntime
 from drive_seg.inference.runtimes.sessions import EXTRAS, Session, open_session, precisions
 from drive_seg.networks import catalog
 from drive_seg.networks.fold import fold
-from drive_seg.replay.sources import open_source
+from drive_seg.recordings.sources import open_source
 from drive_seg.segmenter import Segmenter
 
 EAGER = "torch eager"

@@ -58,10 +58,10 @@ def calibrate(
     sure the model is of whole frames of them, and the node's self-check warns of frames of which it is far less sure.
     """
     from drive_seg import checkpoint as files
+    from drive_seg.evaluation.calibration import calibrate as fit
+    from drive_seg.evaluation.dataset import calibration_sentence
     from drive_seg.inference.runtimes import onnx_file
     from drive_seg.segmenter import Segmenter
-    from drive_seg.training.calibration import calibrate as fit
-    from drive_seg.training.evaluation import calibration_sentence
 
     path = files.find_model(checkpoint)
     with_contract = onnx_file.is_file_with_contract(path)
@@ -128,9 +128,9 @@ def self_check(
     """
     from rich.table import Table
 
-    from drive_seg.replay.doubts import judge, rate
+    from drive_seg.evaluation.dataset import percent
+    from drive_seg.evaluation.self_check import judge, rate
     from drive_seg.segmenter import Segmenter
-    from drive_seg.training.evaluation import percent
 
     segmenter = Segmenter.load(checkpoint, device, precision, size_of(input_size), runtime, tell=tell)
     if segmenter.contract.confidence.usual is None:

@@ -26,7 +26,7 @@ def segment(
     runtime: Runtime = "auto",
 ) -> None:
     """Label images: label PNGs, colour and overlay pictures in a folder, or an overlay video with a legend."""
-    from drive_seg.replay.segment import segment_source
+    from drive_seg.recordings.segment import segment_source
     from drive_seg.segmenter import Segmenter
 
     segmenter = Segmenter.load(model, device, precision, size_of(input_size), runtime, tell=tell)

@@ -46,10 +46,10 @@ def make_bag(
     from rich.progress import track
 
     from drive_seg.datasets import open_dataset
-    from drive_seg.replay.frame_times import FrameTime, frame_times
-    from drive_seg.replay.make_bag import LabelledFrame
-    from drive_seg.replay.make_bag import make_bag as write
-    from drive_seg.replay.sources.topics import so_many
+    from drive_seg.recordings.frame_times import FrameTime, frame_times
+    from drive_seg.recordings.make_bag import LabelledFrame
+    from drive_seg.recordings.make_bag import make_bag as write
+    from drive_seg.recordings.sources.topics import so_many
 
     arguments: dict[str, Any] = {"root": root, "split": split}
     for pair in option or []:
@@ -93,7 +93,7 @@ def make_bag(
 
 def _calibrations(dataset: str, file: Path | None) -> Callable[[str, Any], Any]:
     """(name of a sample, its image) -> camera_info or None."""
-    from drive_seg.replay.sources.calibration import pinhole, read_calibration
+    from drive_seg.recordings.sources.calibration import pinhole, read_calibration
 
     if file is not None:
         known = read_calibration(file)

@@ -197,7 +197,7 @@ def export(
     )
     if dataset is not None:
         from drive_seg.datasets import open_dataset
-        from drive_seg.training import evaluation
+        from drive_seg.evaluation import dataset as evaluation
 
         given: dict[str, Any] = {
             key: value for key, value in {"root": root, "split": split}.items() if value is not None

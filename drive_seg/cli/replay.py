@@ -109,14 +109,14 @@ def replay(
     recordings make one report; one that cannot be read is left out, and the exit code is then 1.
     """
     from drive_seg.cli import replay_runs as runs
-    from drive_seg.replay.evaluation import requirements
-    from drive_seg.replay.evaluation.bags import find_sources
-    from drive_seg.replay.evaluation.deterministic import ModelChoice, Work
-    from drive_seg.replay.evaluation.output import PAGE, check_folder, clear_bags, write_report
-    from drive_seg.replay.evaluation.reading import Slice
-    from drive_seg.replay.evaluation.report import About, as_report
-    from drive_seg.replay.evaluation.rivals import is_run, name_of
-    from drive_seg.replay.evaluation.truths import TruthChoice
+    from drive_seg.evaluation import requirements
+    from drive_seg.evaluation.bags import find_sources
+    from drive_seg.evaluation.deterministic import ModelChoice, Work
+    from drive_seg.evaluation.output import PAGE, check_folder, clear_bags, write_report
+    from drive_seg.evaluation.report import About, as_report
+    from drive_seg.evaluation.rivals import is_run, name_of
+    from drive_seg.evaluation.truths import TruthChoice
+    from drive_seg.recordings.reading import Slice
 
     _check_together(model, live, recorded, rate, jobs, ray)
     check_folder(output)
@@ -185,7 +185,7 @@ def _check_together(
 
 
 def _tell_result(report: dict[str, Any], rows: list[Any], page: Path, missed: list[str]) -> None:
-    from drive_seg.replay.sources.topics import so_many
+    from drive_seg.recordings.sources.topics import so_many
 
     frames = report["frames"]
     for bag in report["bags"]:

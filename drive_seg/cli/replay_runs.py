@@ -13,9 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from drive_seg.cli.options import screen, tell
 
 if TYPE_CHECKING:
+    from drive_seg.evaluation.deterministic import ModelChoice, Replay, Work
+    from drive_seg.evaluation.partial import Partial
     from drive_seg.labels import LabelMap
-    from drive_seg.replay.evaluation.deterministic import ModelChoice, Replay, Work
-    from drive_seg.replay.evaluation.partial import Partial
 
 Check = Callable[["LabelMap"], None]
 """Refuses, before any work is done, what does not fit the classes."""
@@ -36,8 +36,8 @@ class Judged:
 
 def judge_one(work: Work, choice: ModelChoice, against: str, check: Check) -> Judged:
     """One recording, here."""
-    from drive_seg.replay.evaluation import deterministic as engine
-    from drive_seg.replay.evaluation.report import model_of
+    from drive_seg.evaluation import deterministic as engine
+    from drive_seg.evaluation.report import model_of
 
     models = engine.Models.load(choice, against, tell)
     check(models.model.label_map)
@@ -52,10 +52,10 @@ def judge_many(
     work: Work, sources: Sequence[str], choice: ModelChoice, against: str, check: Check, jobs: int, ray: str
 ) -> Judged:
     """Many recordings, in processes or on Ray; ``work`` says what to do with each."""
-    from drive_seg.replay.evaluation import deterministic as engine
-    from drive_seg.replay.evaluation import many
-    from drive_seg.replay.evaluation.bags import names_of
-    from drive_seg.replay.evaluation.pool import Pool, Watcher
+    from drive_seg.evaluation import deterministic as engine
+    from drive_seg.evaluation import many
+    from drive_seg.evaluation.bags import names_of
+    from drive_seg.evaluation.pool import Pool, Watcher
 
     classes = many.classes_of(choice.path)
     check(classes)
@@ -82,7 +82,7 @@ def judge_many(
 
         watcher = Watcher(expect, lambda count: bar.advance(task, count), take, tell)
         if ray:
-            from drive_seg.replay.evaluation.ray_pool import RayPool
+            from drive_seg.evaluation.ray_pool import RayPool
 
             # Workers of a cluster have current folders of their own.
             there = [many.absolute(each) for each in works]
@@ -101,10 +101,10 @@ def judge_live(
     work: Work, choice: ModelChoice | None, recorded: Path | None, rate: float, against: str, check: Check
 ) -> Judged:
     """A recording that is played through the node now, or was: then ``recorded`` is what was published."""
-    from drive_seg.replay.evaluation.live import LiveReplay
-    from drive_seg.replay.evaluation.live_run import play_live
-    from drive_seg.replay.evaluation.many import classes_of
-    from drive_seg.replay.evaluation.recorded import LiveRecording
+    from drive_seg.evaluation.live import LiveReplay
+    from drive_seg.evaluation.live_run import play_live
+    from drive_seg.evaluation.many import classes_of
+    from drive_seg.evaluation.recorded import LiveRecording
 
     if recorded is None:
         check(classes_of(choice.path))

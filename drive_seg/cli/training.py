@@ -142,9 +142,9 @@ def evaluate(
     the precision is left at auto. The labels of a folder or bag have the model's classes, unless --option classes=
     names others.
     """
+    from drive_seg.evaluation import dataset as evaluation
+    from drive_seg.evaluation.dataset_page import write_page
     from drive_seg.segmenter import Segmenter
-    from drive_seg.training import evaluation
-    from drive_seg.training.evaluation_page import write_page
     from drive_seg.training.inference import Inference
 
     if output is not None and str(output) != "-":

@@ -113,7 +113,7 @@ class Bag:
     def _messages(self) -> Iterator[tuple[_Key, Any]]:
         """The messages of both topics."""
         try:
-            from drive_seg.replay.sources import open_source
+            from drive_seg.recordings.sources import open_source
         except ImportError as error:
             raise ValueError(f"reading {self._root} needs the messages of ROS 2: {error}") from None
         source = open_source(self._root, self._topics, *self._slice)

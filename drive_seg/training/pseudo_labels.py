@@ -27,8 +27,8 @@ from drive_seg.inference.runtimes import Size
 from drive_seg.inference.runtimes.prepared import Tell
 from drive_seg.labels import VOID, LabelMap
 from drive_seg.labels.groups import group_names
-from drive_seg.replay.segment import Images
-from drive_seg.replay.sources import SourceError
+from drive_seg.recordings.segment import Images
+from drive_seg.recordings.sources import SourceError
 from drive_seg.training.recipe import Teacher as Settings
 from drive_seg.training.teachers import Members, Teacher
 
@@ -181,7 +181,7 @@ def pseudo_label(
 
     Args:
         plan: who labels.
-        sources: images, folders, videos, bags or drives, as of :func:`~drive_seg.replay.segment.Images`. Images of
+        sources: images, folders, videos, bags or drives, as of :func:`~drive_seg.recordings.segment.Images`. Images of
             one stand in a subfolder of its name, a single image in one of its folder's name.
         output: a folder without labels.
         width: of the stored images in pixels, where they are wider; teachers see them as they are.

@@ -16,7 +16,7 @@ from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.images.messages import decode_label, to_image
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.networks.catalog import options
-from drive_seg.replay.sources import open_source
+from drive_seg.recordings.sources import open_source
 from drive_seg.segmenter import Segmenter
 
 SPEC = InputSpec(size=(64, 208))

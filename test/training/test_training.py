@@ -11,10 +11,10 @@ from torch import nn
 
 from drive_seg import checkpoint
 from drive_seg.datasets import open_dataset
+from drive_seg.evaluation import dataset as evaluation
 from drive_seg.labels import CAMVID11
 from drive_seg.networks import SegmentationNetwork, SegmentationOutput, catalog
 from drive_seg.segmenter import Segmenter
-from drive_seg.training import evaluation
 from drive_seg.training.callbacks import strip
 from drive_seg.training.recipe import load_recipe
 from drive_seg.training.statistics import class_counts
