@@ -20,13 +20,12 @@ from drive_seg.node.models.overload import (
     OVERLOAD_S,
     PROBATION_S,
     ROOM_S,
-    WAYS,
     Degradation,
     Load,
     Step,
     plan,
-    rank,
 )
+from drive_seg.node.parameters.declared import DEGRADABLE, rank
 from drive_seg.node.segmentation_node import SegmentationNode
 
 CAMERAS = ("front", "left", "rear")
@@ -39,7 +38,7 @@ class Vehicle:
     Drops are those of newest-frame slots: what the worker has no time for is replaced by newer frames.
     """
 
-    def __init__(self, frame_s: float, order: tuple[str, ...] = WAYS, cameras: tuple[str, ...] = CAMERAS) -> None:
+    def __init__(self, frame_s: float, order: tuple[str, ...] = DEGRADABLE, cameras: tuple[str, ...] = CAMERAS) -> None:
         self.frame_s, self.cameras, self.now = frame_s, cameras, 1000.0
         self.degradation = Degradation(plan(cameras, order), len(cameras))
         self.changes: list[tuple[float, Step]] = []
@@ -64,7 +63,7 @@ class Vehicle:
 
 
 def test_the_plan_ends_with_the_least_that_is_done() -> None:
-    assert plan(CAMERAS, WAYS) == [
+    assert plan(CAMERAS, DEGRADABLE) == [
         Step(),
         Step(("rear",)),
         Step(("left", "rear")),
@@ -78,7 +77,7 @@ def test_the_plan_ends_with_the_least_that_is_done() -> None:
         Step(("rear",), 0.5),
         Step(("left", "rear"), 0.5),
     ]
-    assert plan(CAMERAS, WAYS, can_shrink=False)[-1] == Step(("left", "rear"))
+    assert plan(CAMERAS, DEGRADABLE, can_shrink=False)[-1] == Step(("left", "rear"))
     assert plan(("only",), ("cameras",)) == [Step()], "the last camera is never skipped"
 
 
@@ -122,7 +121,8 @@ def test_as_much_is_given_up_as_needed_and_it_stays_so(frame_s: float, step: Ste
     vehicle = Vehicle(frame_s)
     vehicle.drive(600)
     assert vehicle.step == step
-    assert [step for _, step in vehicle.changes] == plan(CAMERAS, WAYS)[1 : len(vehicle.changes) + 1], "and no way back"
+    expected = plan(CAMERAS, DEGRADABLE)
+    assert [step for _, step in vehicle.changes] == expected[1 : len(vehicle.changes) + 1], "and no way back"
 
 
 def test_each_step_waits_for_the_overload_to_last() -> None:
@@ -139,7 +139,7 @@ def test_everything_comes_back_step_by_step_when_there_is_room() -> None:
     vehicle.frame_s, vehicle.changes = 0.01, []
     began = vehicle.now
     vehicle.drive(60)
-    assert [step for _, step in vehicle.changes] == plan(CAMERAS, WAYS)[:4][::-1]
+    assert [step for _, step in vehicle.changes] == plan(CAMERAS, DEGRADABLE)[:4][::-1]
     assert [time - began for time, _ in vehicle.changes] == [ROOM_S * (i + 1) for i in range(4)]
 
 
@@ -304,7 +304,7 @@ def test_an_input_that_shall_not_be_small_any_more_is_tried_until_it_can_be_had(
 
 
 def test_what_is_given_up_is_told() -> None:
-    degradation = Degradation(plan(("a", "b"), WAYS), 2)
+    degradation = Degradation(plan(("a", "b"), DEGRADABLE), 2)
     assert degradation.describe() == "no"
     assert Step(("b",), 0.75).describe() == "skipping b, network input x0.75"
 

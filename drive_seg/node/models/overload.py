@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WAYS = ("cameras", "input_size")
-"""What can be given up, in the order of the default."""
 SCALES = (0.75, 0.5)
 """Of the sides of the network's input, one step each: 56 % and 25 % of its pixels."""
 OVERLOAD_S = 3.0
@@ -62,17 +60,12 @@ class Load:
     busy: float
 
 
-def rank(cameras: Sequence[str], priorities: Sequence[int]) -> list[str]:
-    """The cameras, the most important first; among equals those that come first."""
-    return [camera for _, camera in sorted(zip(priorities, cameras, strict=True), key=lambda pair: -pair[0])]
-
-
 def plan(ranked: Sequence[str], order: Sequence[str], can_shrink: bool = True) -> list[Step]:
     """The steps from everything to the least that is done.
 
     Args:
         ranked: camera names, the most important first; that one is never skipped.
-        order: which of :data:`WAYS` are gone, and in which order.
+        order: what is given up, "cameras" and "input_size", and in which order.
         can_shrink: False if the model's file fixes the size of its input.
     """
     steps = [Step()]

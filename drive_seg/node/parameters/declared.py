@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from drive_seg.images.encodings import SAMPLE_BITS
-from drive_seg.node.models.overload import WAYS, rank
 from drive_seg.node.parameters.planning import (
     PLANNING_SPECS,
     CameraPlanning,
@@ -39,6 +38,8 @@ from drive_seg.node.parameters.specs import (
 )
 
 QOS_OVERRIDES = "qos_overrides"
+DEGRADABLE = ("cameras", "input_size")
+"""What can be given up under overload, in the order of the default."""
 NO_CONFIDENCE = "cannot be {}: this model gives class ids, and no probabilities with them"
 """Said of the parameters that need a confidence, with the value that they cannot have."""
 
@@ -116,11 +117,11 @@ NODE_SPECS: Mapping[str, Spec] = {
         Change.ANY_TIME,
     ),
     "degrade_order": Spec(
-        list(WAYS),
+        list(DEGRADABLE),
         "what is given up, in this order: cameras (the one of lowest priority is skipped, then the next; one stays), "
         "input_size (the sides of the network's input x0.75, then x0.5)",
         Change.ANY_TIME,
-        check=check_order(*WAYS),
+        check=check_order(*DEGRADABLE),
     ),
     "autostart": Spec(True, "configure and activate at start, without waiting for a lifecycle manager", Change.NEVER),
     "precision": Spec(
@@ -343,6 +344,11 @@ def read_degrading(node: Node) -> Degrading:
         order=tuple(node.get_parameter("degrade_order").value),
         ranked=tuple(rank(cameras, priorities)),
     )
+
+
+def rank(cameras: Sequence[str], priorities: Sequence[int]) -> list[str]:
+    """The cameras, the most important first; among equals those that come first."""
+    return [camera for _, camera in sorted(zip(priorities, cameras, strict=True), key=lambda pair: -pair[0])]
 
 
 def judge_change(
