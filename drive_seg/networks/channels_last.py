@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from drive_seg.networks import fold
-from drive_seg.networks.fold import ConvBesidePool, Folded, FoldedDSNet
+from drive_seg.networks.fold import Folded, channels, unpooling
+from drive_seg.networks.fold.dsnet import FoldedDSNet
+from drive_seg.networks.fold.norms import ConvBesidePool
 
 EXACT = ("init", "fullconv")
 """What of a DSNet stays in float32: with it where the maxima stand that un-pooling puts values back to. Two of them
@@ -33,8 +34,8 @@ class ForCompiler(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network)
         for part in self.network.modules():
-            for name, form in _FORMS.items():
-                if getattr(part, name, None) is getattr(fold, form.__name__):
+            for name, (usual, form) in _FORMS.items():
+                if getattr(part, name, None) is usual:
                     setattr(part, name, form)
         if dtype != torch.float32:
             _round(self.network, dtype)
@@ -45,12 +46,12 @@ class ForCompiler(nn.Module):
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:
-    """As :func:`drive_seg.networks.fold.join`."""
+    """As :func:`drive_seg.networks.fold.channels.join`."""
     return _planes(torch.cat([_pixels(part) for part in parts], dim=3))
 
 
 def max_pool_places(x: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`drive_seg.networks.fold.max_pool_places`."""
+    """As :func:`drive_seg.networks.fold.unpooling.max_pool_places`."""
     x = _pixels(x)
     a, b, c, d = x[:, ::2, ::2], x[:, ::2, 1::2], x[:, 1::2, ::2], x[:, 1::2, 1::2]
     upper, lower = torch.maximum(a, b), torch.maximum(c, d)
@@ -59,7 +60,7 @@ def max_pool_places(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def max_unpool_places(x: Tensor, where: Tensor) -> Tensor:
-    """As :func:`drive_seg.networks.fold.max_unpool_places`."""
+    """As :func:`drive_seg.networks.fold.unpooling.max_unpool_places`."""
     batch, channels, height, width = x.shape
     x, where = _pixels(x), _pixels(where)
     a, b, c, d = (torch.where(where == place, x, torch.zeros_like(x)) for place in range(4))
@@ -67,8 +68,12 @@ def max_unpool_places(x: Tensor, where: Tensor) -> Tensor:
     return _planes(rows.reshape(batch, 2 * height, 2 * width, channels))
 
 
-_FORMS = {"join": join, "pool": max_pool_places, "unpool": max_unpool_places}
-"""What folded modules call these steps."""
+_FORMS = {
+    "join": (channels.join, join),
+    "pool": (unpooling.max_pool_places, max_pool_places),
+    "unpool": (unpooling.max_unpool_places, max_unpool_places),
+}
+"""What folded modules call these steps, how they take them, and how they are taken here."""
 
 
 def _pixels(x: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ import torch
 from drive_seg import networks
 from drive_seg.networks.channels_last import ForCompiler, join, max_pool_places, max_unpool_places
 from drive_seg.networks.fold import fold
-from drive_seg.networks.fold import join as join_planes
-from drive_seg.networks.fold import max_pool_places as pool_planes
-from drive_seg.networks.fold import max_unpool_places as unpool_planes
+from drive_seg.networks.fold.channels import join as join_planes
+from drive_seg.networks.fold.unpooling import max_pool_places as pool_planes
+from drive_seg.networks.fold.unpooling import max_unpool_places as unpool_planes
 
 SYSTEMS = {
     "dsnet": {"unpool": "one_hot", "feature_balance": ["stage1", "stage3"]},

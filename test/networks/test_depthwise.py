@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from drive_seg.networks.depthwise import DepthwiseConv2d
-from drive_seg.networks.fold import fold_norm
+from drive_seg.networks.fold.norms import fold_norm
 
 SHAPES = pytest.mark.parametrize(
     ("kernel", "stride", "padding", "dilation"),

@@ -9,10 +9,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from drive_seg import networks
-from drive_seg.networks import dsnet, enet, erfnet, fold, resnet
+from drive_seg.networks import dsnet, enet, erfnet, resnet
 from drive_seg.networks.catalog import options
 from drive_seg.networks.dsnet_ablations import separable
 from drive_seg.networks.fbnet import FeatureBalance
+from drive_seg.networks.fold import fold
+from drive_seg.networks.fold.balance import FoldedBalance, order_balance
+from drive_seg.networks.fold.channels import ordered, plan, runs, shuffled
+from drive_seg.networks.fold.dsnet import FoldedDownUnit, FoldedStage, FoldedUpUnit
+from drive_seg.networks.fold.network import _folded
+from drive_seg.networks.fold.unpooling import max_pool_places, max_unpool_places
 from drive_seg.networks.layers import ConvBN, TransposedConvBN, max_pool_one_hot, max_unpool_one_hot
 from drive_seg.networks.wider_resnet import IdentityBlock
 
@@ -59,7 +65,7 @@ def assert_same(one, other, tolerance=1e-10):
 def check_fold(module, *inputs, norms_left=0):
     """The folded module gives the same, in as many Batch Norms as said."""
     module = randomised(module)
-    folded = fold.fold(module)
+    folded = fold(module)
     assert len(norms(folded)) == norms_left
     assert_same(folded(*inputs), module(*inputs))
     return folded
@@ -104,7 +110,7 @@ def test_a_batch_norm_that_has_no_convolution_to_go_into_stays(sequence):
 
 def test_a_batch_norm_that_uses_the_batch_itself_stays():
     tracks_nothing = nn.Sequential(nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8, track_running_stats=False)).double().eval()
-    assert len(norms(fold.fold(tracks_nothing))) == 1
+    assert len(norms(fold(tracks_nothing))) == 1
 
 
 @pytest.mark.parametrize(
@@ -122,7 +128,7 @@ def test_resnets_block(project):
 @pytest.mark.parametrize("stem", resnet.STEMS)
 def test_resnets_stem(stem):
     encoder = randomised(resnet.ResNet(50, stem))
-    folded = fold._folded(copy.deepcopy(encoder))
+    folded = _folded(copy.deepcopy(encoder))
     assert norms(folded) == []
     with torch.inference_mode():
         x = image(3, *SIZE)
@@ -143,21 +149,19 @@ def test_feature_balance_and_its_order(modulator):
     order = torch.randperm(8).tolist()
     with torch.no_grad():
         expected = balance(x)[0]
-        folded = fold.FoldedBalance(copy.deepcopy(balance))
+        folded = FoldedBalance(copy.deepcopy(balance))
         assert_same(folded(x)[0], expected)
-        assert_same(fold.order_balance(folded, order)(x[:, order])[0], expected[:, order])
+        assert_same(order_balance(folded, order)(x[:, order])[0], expected[:, order])
 
 
 def test_places_of_the_maxima_are_those_of_the_one_hot_planes_in_ties_too():
     x = torch.randint(0, 3, (2, 5, 8, 12)).float()
-    pooled, where = fold.max_pool_places(x)
+    pooled, where = max_pool_places(x)
     expected, planes = max_pool_one_hot(x)
     assert torch.equal(pooled, expected) and torch.equal(where, planes.argmax(2).float())
     y = torch.randn_like(pooled)
-    assert torch.equal(fold.max_unpool_places(y, where), max_unpool_one_hot(y, planes))
-    assert torch.equal(
-        fold.max_unpool_places(y, where), F.max_unpool2d(y, F.max_pool2d(x, 2, return_indices=True)[1], 2)
-    )
+    assert torch.equal(max_unpool_places(y, where), max_unpool_one_hot(y, planes))
+    assert torch.equal(max_unpool_places(y, where), F.max_unpool2d(y, F.max_pool2d(x, 2, return_indices=True)[1], 2))
 
 
 # --- DSNet --------------------------------------------------------------------------------------------------------
@@ -168,24 +172,24 @@ def test_a_layer_reads_and_writes_channels_in_another_order(layer):
     layer, reads, writes = layer.double(), torch.randperm(6).tolist(), torch.randperm(8).tolist()
     x = image(6) if not isinstance(layer, nn.Linear) else image(6).mean((2, 3))
     with torch.no_grad():
-        assert_same(fold.ordered(layer, reads)(x[:, reads]), layer(x))
-        assert_same(fold.ordered(layer, reads, writes)(x[:, reads]), layer(x)[:, writes])
+        assert_same(ordered(layer, reads)(x[:, reads]), layer(x))
+        assert_same(ordered(layer, reads, writes)(x[:, reads]), layer(x)[:, writes])
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_shuffled_is_the_channel_shuffle(groups):
-    shuffled = F.channel_shuffle(torch.arange(16.0).view(1, 16, 1, 1), groups).flatten().int().tolist()
-    assert fold.shuffled(list(range(16)), groups) == shuffled
+    expected = F.channel_shuffle(torch.arange(16.0).view(1, 16, 1, 1), groups).flatten().int().tolist()
+    assert shuffled(list(range(16)), groups) == expected
 
 
 def test_runs_are_as_long_as_they_can_be():
-    assert fold.runs([(0, 2), (0, 3), (1, 4), (1, 0), (1, 1)]) == [(0, 2, 4), (1, 4, 5), (1, 0, 2)]
+    assert runs([(0, 2), (0, 3), (1, 4), (1, 0), (1, 1)]) == [(0, 2, 4), (1, 4, 5), (1, 0, 2)]
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_every_channel_that_is_written_is_read_once(groups):
     channels, units = 64, 16
-    planned = fold.plan([(0, c) for c in range(channels)], units, groups)
+    planned = plan([(0, c) for c in range(channels)], units, groups)
     assert [len(order) for order in planned.writes] == [channels] + [channels // 2] * units
     assert all(sorted(order) == list(range(len(order))) for order in planned.writes)
     read = [(s.source, at) for slices in planned.slices for s in slices for at in range(s.start, s.stop)]
@@ -200,9 +204,9 @@ def test_every_channel_that_is_written_is_read_once(groups):
 def test_a_stage_without_split_concatenation_and_shuffle(units, shuffle, fixed):
     chain = randomised(nn.Sequential(*(dsnet.BasicUnit(16, 1 + i, shuffle) for i in range(units))))
     x, order = image(16), torch.randperm(16).tolist()
-    planned = fold.plan([(0, order.index(c)) for c in range(16)], units, 2 if shuffle else 1, fixed)
+    planned = plan([(0, order.index(c)) for c in range(16)], units, 2 if shuffle else 1, fixed)
     assert not fixed or planned.writes[0] == list(range(16))
-    stage = fold.FoldedStage(list(fold._folded(copy.deepcopy(chain))), planned).double()
+    stage = FoldedStage(list(_folded(copy.deepcopy(chain))), planned).double()
     with torch.inference_mode():
         result = stage(x[:, order][:, planned.writes[0]])
         assert_same(result, chain(x)[:, planned.reads[-1]])
@@ -210,7 +214,7 @@ def test_a_stage_without_split_concatenation_and_shuffle(units, shuffle, fixed):
 
 def test_the_half_that_the_decoders_unit_reads_lies_in_one_piece():
     """Its channels stand in the order of stage 1, because un-pooling puts them where the maxima of stage 1 stood."""
-    folded = fold.fold(networks.build("dsnet", CLASSES)).network
+    folded = fold(networks.build("dsnet", CLASSES)).network
     assert folded.stage4.slices[0] == [(0, 32, 64)] and folded.stage5.slices[0] == [(0, 8, 16)]
 
 
@@ -220,8 +224,8 @@ def test_down_and_up_units(unpool):
     reads, middle = torch.randperm(8).tolist(), torch.randperm(16).tolist()
     left, right = torch.randperm(8).tolist(), torch.randperm(8).tolist()
     x, y = image(8), image(16, 8, 12)
-    folded_down = fold.FoldedDownUnit(fold._folded(copy.deepcopy(down)), reads, (left, right))
-    folded_up = fold.FoldedUpUnit(fold._folded(copy.deepcopy(up)), middle, reads)
+    folded_down = FoldedDownUnit(_folded(copy.deepcopy(down)), reads, (left, right))
+    folded_up = FoldedUpUnit(_folded(copy.deepcopy(up)), middle, reads)
     with torch.inference_mode():
         shuffled, where = down(x)
         branches, ordered_where = folded_down(x[:, reads])
@@ -288,13 +292,13 @@ def make(name, balanced=False):
 def test_logits_are_the_same_to_a_hundred_thousandth(name, balanced):
     """In float32 of the largest logit; in float64, where rounding is no excuse, in either layout of memory."""
     network = make(name, balanced)
-    folded = fold.fold(network)
+    folded = fold(network)
     assert norms(folded) == []
     with torch.inference_mode():
         x = torch.randn(1, 3, 41, 67)
         logits = network(x)
         assert (folded(x) - logits).abs().max() <= 1e-5 * logits.abs().max()
-        logits, folded, x = network.double()(x.double()), fold.fold(network), x.double()
+        logits, folded, x = network.double()(x.double()), fold(network), x.double()
         assert_same(folded(x), logits)
         assert_same(folded.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last)), logits)
 
@@ -303,7 +307,7 @@ def test_logits_are_the_same_to_a_hundred_thousandth(name, balanced):
 def test_the_network_is_left_as_it_is(name):
     network = make(name, balanced=True).train()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    folded = fold.fold(network)
+    folded = fold(network)
     assert network.training and not any(part.training for part in folded.modules())
     after = network.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[key], value) for key, value in before.items())
@@ -312,14 +316,14 @@ def test_the_network_is_left_as_it_is(name):
 
 
 def test_it_cannot_be_trained_but_copied():
-    folded = fold.fold(make("dsnet"))
+    folded = fold(make("dsnet"))
     with pytest.raises(RuntimeError, match="train the network that it was made from"):
         folded.train()
     assert folded.eval() is folded and not folded.training
     x = torch.randn(1, 3, *SIZE)
     with torch.inference_mode():
         assert torch.equal(copy.deepcopy(folded)(x), folded(x))
-        assert torch.equal(fold.fold(folded)(x), folded(x))
+        assert torch.equal(fold(folded)(x), folded(x))
 
 
 def export(folded):
@@ -329,7 +333,7 @@ def export(folded):
 
 @every_network
 def test_torch_export_takes_it_at_any_batch(name):
-    folded = fold.fold(make(name))
+    folded = fold(make(name))
     exported = export(folded).module()
     for count in (1, 3):
         x = torch.randn(count, 3, *SIZE)
@@ -340,7 +344,7 @@ def test_torch_export_takes_it_at_any_batch(name):
 @every_network
 def test_onnx_takes_it_at_any_batch(name, assert_onnx_agrees):
     """With FBNet at every stage: the graph holds all that the network alone has."""
-    folded = fold.fold(make(name, balanced=True))
+    folded = fold(make(name, balanced=True))
     assert_onnx_agrees(folded, export(folded), SIZE)
 
 
@@ -349,7 +353,7 @@ def test_onnx_takes_it_at_any_batch(name, assert_onnx_agrees):
 def test_half_precision_in_channels_last_says_the_same(name, dtype, tolerance):
     """In standard deviations of the logits; unrelated ones would differ by 1.1."""
     network, x = make(name), torch.randn(2, 3, *SIZE)
-    folded = fold.fold(network).to(dtype, memory_format=torch.channels_last)
+    folded = fold(network).to(dtype, memory_format=torch.channels_last)
     with torch.inference_mode():
         exact = network(x)
         logits = folded(x.to(dtype, memory_format=torch.channels_last))
@@ -363,4 +367,4 @@ def test_a_module_of_the_users_own_is_copied_as_it_is():
             return 2 * x
 
     x = torch.randn(1, 3, 8, 8)
-    assert torch.equal(fold.fold(Own())(x), 2 * x)
+    assert torch.equal(fold(Own())(x), 2 * x)

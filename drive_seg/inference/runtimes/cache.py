@@ -118,7 +118,7 @@ def _key(form: str, sha256: str, size: Size) -> dict[str, Any]:
 def networks_sha256() -> str:
     """Of the networks' sources, which decide what weights mean."""
     digest = hashlib.sha256()
-    for file in sorted(Path(networks.__file__).parent.glob("*.py")):
+    for file in sorted(Path(networks.__file__).parent.rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from drive_seg.inference.runtimes.native.steps import Buffer, Piece
-from drive_seg.networks.fold import Slice
+from drive_seg.networks.fold.channels import Slice
 
 
 class Channel(NamedTuple):
@@ -38,7 +38,7 @@ def in_memory(x: Channels) -> list[int]:
 
 
 def sliced(sources: Sequence[Channels], slices: Sequence[Slice]) -> Channels:
-    """As :func:`drive_seg.networks.fold.gather`, without a copy."""
+    """As :func:`drive_seg.networks.fold.channels.gather`, without a copy."""
     return [channel for s in slices for channel in sources[s.source][s.start : s.stop]]
 
 

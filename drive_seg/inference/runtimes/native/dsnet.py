@@ -10,7 +10,9 @@ from torch import nn
 from drive_seg.inference.runtimes.native.assembly import Assembly, Ending, padded
 from drive_seg.inference.runtimes.native.channels import Channels, channels_of, exact_pieces, placed, sliced
 from drive_seg.inference.runtimes.native.steps import PADDED, Buffer, Kind, Step, Type
-from drive_seg.networks.fold import ConvBesidePool, FoldedDSNet, FoldedStage, FoldedUpUnit, ordered
+from drive_seg.networks.fold.channels import ordered
+from drive_seg.networks.fold.dsnet import FoldedDSNet, FoldedStage, FoldedUpUnit
+from drive_seg.networks.fold.norms import ConvBesidePool
 
 
 def assemble(a: Assembly, net: FoldedDSNet, size: tuple[int, int]) -> Ending:

@@ -15,7 +15,8 @@ from drive_seg.inference.runtimes.native.assembly import Assembly, UnsupportedEr
 from drive_seg.inference.runtimes.native.library import Library
 from drive_seg.inference.runtimes.native.steps import Piece, Step, Type
 from drive_seg.networks.dsnet import STRIDE
-from drive_seg.networks.fold import Folded, FoldedDSNet
+from drive_seg.networks.fold import Folded
+from drive_seg.networks.fold.dsnet import FoldedDSNet
 from drive_seg.networks.swiftnet import SwiftNet
 
 

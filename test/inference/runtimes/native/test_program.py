@@ -17,7 +17,9 @@ from drive_seg.inference.runtimes.native.calibration import calibrate
 from drive_seg.inference.runtimes.native.channels import Channel, exact_pieces, grouped_pieces
 from drive_seg.inference.runtimes.native.program import Program, UnsupportedError
 from drive_seg.inference.runtimes.native.steps import Buffer, Type
-from drive_seg.networks.fold import fold, gather, max_pool_places, max_unpool_places
+from drive_seg.networks.fold import fold
+from drive_seg.networks.fold.channels import gather
+from drive_seg.networks.fold.unpooling import max_pool_places, max_unpool_places
 
 ALL_STAGES = ("stage1", "stage2", "stage3", "stage4", "stage5")
 SIZE = (41, 67)
