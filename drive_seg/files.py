@@ -1,8 +1,9 @@
-"""Files that are either whole or not there, and where those that the package shares are stored."""
+"""Files that are either whole or not there, where shared ones are stored, and paths with environment variables."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,3 +69,18 @@ def _share_folders() -> Iterator[Path]:
         share = prefix / "share" / PACKAGE
         if (share / "package.xml").is_file():
             yield share
+
+
+def expand_variables(text: str) -> str:
+    """Replace each ``${NAME}`` by the environment variable of that name.
+
+    Raises:
+        ValueError: if one is not set, or empty.
+    """
+
+    def value(variable: re.Match[str]) -> str:
+        if found := os.environ.get(variable[1]):
+            return found
+        raise ValueError(f"'{text}' needs the environment variable {variable[1]}, which is not set")
+
+    return re.sub(r"\$\{(\w+)\}", value, text)

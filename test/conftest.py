@@ -53,10 +53,10 @@ def checkout() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of data sets and clips beside the checkout; the test is skipped where it is absent."""
-    folder = CHECKOUT.parent / "shared" / "data"
+    """The folder of datasets and clips, DRIVE_SEG_DATA or ../shared/data; without it the test is skipped."""
+    folder = Path(os.environ.get("DRIVE_SEG_DATA") or CHECKOUT.parent / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip("needs the data sets in ../shared/data beside the checkout")
+        pytest.skip(f"needs the datasets in {folder}; export DRIVE_SEG_DATA for another folder")
     return folder
 
 

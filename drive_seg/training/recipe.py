@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from drive_seg.files import expand_variables
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be followed; the message names each setting and what is wrong with it."""
@@ -297,7 +299,8 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe.
 
     A file may name another beside it as its ``base``: it is then laid over that one, mapping by mapping; anything else,
-    lists too, takes the place of what stood there, and null removes it.
+    lists too, takes the place of what stood there, and null removes it. At last ``${NAME}`` in any text is replaced by
+    the environment variable of that name, so that a recipe names no folder of one machine.
 
     Args:
         path: the YAML file.
@@ -305,7 +308,8 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
             member is meant, as by ``data.train.root=DIR``, or by its number one, as by ``data.train.0.repeat=2``.
 
     Raises:
-        RecipeError: if the file is missing, no YAML mapping, or a setting is unknown, missing or ill-typed.
+        RecipeError: if the file is missing, no YAML mapping, or a setting is unknown, missing, ill-typed, or names an
+            environment variable that is not set.
     """
     return load_settings(Recipe, path, overrides)
 
@@ -316,10 +320,26 @@ def load_settings(kind: type[Settings], path: str | Path, overrides: list[str] |
     for override in overrides or []:
         _override(data, override)
     try:
-        return kind.model_validate(data)
+        return kind.model_validate(_expanded(data, ""))
     except ValidationError as error:
         problems = "; ".join(": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors())
         raise RecipeError(f"{path}: {problems}") from None
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+
+
+def _expanded(value: Any, setting: str) -> Any:
+    """Settings with the values of environment variables; ``setting`` is the dotted name of what is looked at."""
+    if isinstance(value, dict):
+        return {key: _expanded(inner, f"{setting}.{key}".lstrip(".")) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expanded(inner, f"{setting}.{place}") for place, inner in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    try:
+        return expand_variables(value)
+    except ValueError as error:
+        raise RecipeError(f"{setting}: {error}: export it, or specify --set {setting}=VALUE") from None
 
 
 def _read(path: Path, followed: tuple[Path, ...] = ()) -> dict[str, Any]:

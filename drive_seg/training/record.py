@@ -27,6 +27,8 @@ def without_folders(recipe: Recipe) -> dict[str, Any]:
         plain["network"]["pretrained"] = Path(recipe.network.pretrained).name
     if recipe.warm_start is not None:
         plain["warm_start"] = Path(recipe.warm_start).name
+    if recipe.augmentation.style is not None:
+        plain["augmentation"]["style"]["folder"] = Path(recipe.augmentation.style.folder).name
     return plain
 
 

@@ -25,6 +25,12 @@ def write_sample(folder: Path, stem: str, seed: int, size=(48, 64)) -> None:
         cv2.imwrite(str(folder / name / f"{stem}.png"), picture)
 
 
+@pytest.fixture(autouse=True)
+def _recipes_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes of config/ find their datasets by this variable; tests read none of them."""
+    monkeypatch.setenv("DRIVE_SEG_DATA", "/datasets")
+
+
 @pytest.fixture
 def sample_writer():
     return write_sample

@@ -1,6 +1,7 @@
 """Recipes: what is refused, how one stands on another, and that each of the package's trains on a tiny tree."""
 
 import logging
+import re
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.labels import CAMVID11, CAMVID32
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.recipe import RecipeError, load_recipe
+from drive_seg.training.record import without_folders
 from drive_seg.training.task import SegmentationTask
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "train"
@@ -86,6 +88,42 @@ def write(folder: Path, *names: str, **values: str) -> Path:
     for name in names:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values[name]))
     return folder / f"{names[0]}.yaml"
+
+
+@pytest.mark.parametrize("setting", ["data.train.root", "data.val.root"])
+def test_a_recipe_names_folders_by_environment_variables(recipe_file, tree, monkeypatch, setting):
+    wish = f"{setting}=${{ROADS}}/camvid"
+    monkeypatch.setenv("ROADS", str(tree.parent))
+    assert load_recipe(recipe_file, [wish]) == load_recipe(recipe_file)
+    for unset in (lambda: monkeypatch.setenv("ROADS", ""), lambda: monkeypatch.delenv("ROADS")):
+        unset()
+        with pytest.raises(
+            RecipeError, match=rf"tiny\.yaml: {setting}: '\$.ROADS./camvid' needs .* ROADS.* --set {setting}="
+        ):
+            load_recipe(recipe_file, [wish])
+
+
+def test_variables_stand_in_lists_and_in_a_setting_that_is_replaced_nobody_looks_for_them(recipe_file, monkeypatch):
+    monkeypatch.delenv("ROADS", raising=False)
+    lost = "teachers=['${ROADS}/a', '${ROADS}/b']"
+    with pytest.raises(RecipeError, match=r"teachers\.0: .*ROADS"):
+        load_recipe(recipe_file, [lost])
+    assert not load_recipe(recipe_file, [lost, "teachers=[]"]).teachers
+
+
+def test_recipes_and_studies_name_no_folder_of_one_machine():
+    for path in sorted(CONFIG.parent.rglob("*.yaml")):
+        roots = re.findall(r"^[^#\n]*?(?:root|folder|file): *(\S+)", path.read_text(), re.MULTILINE)
+        assert all(root.lstrip('"').startswith("${DRIVE_SEG_DATA}/") for root in roots), (path, roots)
+
+
+def test_what_is_recorded_of_a_recipe_names_no_folder(recipe_file, tree):
+    recipe = load_recipe(
+        recipe_file, [f"augmentation.style={{folder: {tree}/photos}}", f"warm_start={tree}/m.safetensors"]
+    )
+    record = without_folders(recipe)
+    assert record["augmentation"]["style"]["folder"] == "photos" and record["warm_start"] == "m.safetensors"
+    assert str(tree.parent) not in str(record)
 
 
 def test_a_recipe_stands_on_another(recipe_file, tmp_path):

@@ -13,6 +13,7 @@ import yaml
 
 from drive_seg.checkpoint import TO_UNIT, CheckpointError, Contract, InputSpec
 from drive_seg.confidence import Confidence
+from drive_seg.files import expand_variables
 from drive_seg.labels import VOID, LabelMap, label_map
 from drive_seg.labels.groups import known_meaning, single_meanings
 from drive_seg.networks.layers import one_of
@@ -53,8 +54,10 @@ def is_contract(path: Path) -> bool:
 def model_path(path: Path) -> Path:
     """The network's file: the path itself, or the ``file`` of a contract, relative to the contract's folder.
 
+    ``${NAME}`` in it is the environment variable of that name.
+
     Raises:
-        CheckpointError: if the contract cannot be read, or names no file.
+        CheckpointError: if the contract cannot be read, names no file, or a variable that is not set.
     """
     if not is_contract(path):
         return path
@@ -64,7 +67,10 @@ def model_path(path: Path) -> Path:
         raise CheckpointError(
             f"{path}: a contract that is given as the model says in 'file' which .onnx or .xml it is for"
         )
-    return path.parent / Path(name).expanduser()
+    try:
+        return path.parent / Path(expand_variables(name)).expanduser()
+    except ValueError as error:
+        raise CheckpointError(f"{path}: file: {error}: export it, or write the path of the network's file") from None
 
 
 def read_contract(path: Path) -> Contract:

@@ -884,7 +884,7 @@ def test_tensorrt_is_asked_for_with_a_cache_for_its_engines(tmp_path, monkeypatc
         Segmenter.load(path, runtime="tensorrt")
 
 
-def test_a_contract_elsewhere_names_its_file(tmp_path):
+def test_a_contract_elsewhere_names_its_file(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     path = write(tmp_path / "models")
     own = tmp_path / "own.contract.yaml"
@@ -895,6 +895,12 @@ def test_a_contract_elsewhere_names_its_file(tmp_path):
     assert (segmenter(image[..., ::-1].copy()).label == Segmenter.load(path)(image).label).all()
     with pytest.raises(CheckpointError, match="says in 'file' which .onnx or .xml it is for"):
         Segmenter.load(path.with_suffix(".contract.yaml"))
+    own.write_text(f"file: ${{NETWORKS}}/net.onnx\n{yaml.safe_dump(CONTRACT)}")
+    monkeypatch.setenv("NETWORKS", str(path.parent))
+    assert Segmenter.load(own).contract.input.channel_order == "rgb"
+    monkeypatch.delenv("NETWORKS")
+    with pytest.raises(CheckpointError, match="own.contract.yaml: file: .* needs the environment variable NETWORKS"):
+        Segmenter.load(own)
     own.write_text(f"file: none.onnx\n{yaml.safe_dump(CONTRACT)}")
     with pytest.raises(CheckpointError, match="none.onnx: there is no such file"):
         Segmenter.load(own)
