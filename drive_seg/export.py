@@ -176,7 +176,7 @@ def _checked(path: Path, form: str, precision: str, size: Size, source: str | No
     if precision not in able:
         raise ValueError(f"precision '{precision}' cannot be had: {form} is written in {' or '.join(able)}")
     if any(side < MULTIPLE or side % MULTIPLE for side in size):
-        raise ValueError(f"size {size[0]}x{size[1]} is not of multiples of {MULTIPLE}")
+        raise ValueError(f"size {size[1]}x{size[0]} is not of multiples of {MULTIPLE}")
     if not (is_onnx if form == "onnx" else is_openvino)(path):
         raise ValueError(f"{path}: a file of the form {form} ends in {'.onnx' if form == 'onnx' else '.xml'}")
     if not path.parent.is_dir():

@@ -52,7 +52,7 @@ def test_help_names_every_command():
 
 
 def test_networks_as_json():
-    rows = json.loads(drive_seg("networks", "dsnet_1", "--size", "64x128", "--classes", 7, "--json", "-").stdout)
+    rows = json.loads(drive_seg("networks", "dsnet_1", "--size", "128x64", "--classes", 7, "--json", "-").stdout)
     keys = {"name", "network", "options", "parameters", "multiply_accumulates", "size", "classes", "source", "note"}
     assert all(keys | {"paper_parameters", "paper_multiply_accumulates"} <= set(row) for row in rows)
     assert {row["network"] for row in rows} == {"dsnet"}
@@ -63,7 +63,7 @@ def test_networks_as_json():
 
 def test_networks_by_the_rules_of_fbnets_table_2():
     text = drive_seg("networks", "_r50", "--paper-rules").stdout
-    assert "1024 x 1024 pixels" in text
+    assert "1024x1024 pixels" in text
     for figure in ("540.78", "541.54", "760.44", "761.20"):
         assert re.search(rf" {figure} +{figure} G", text), "our count beside the paper's"
     assert len(re.findall(r"\+ 43,036 +\+ 0\.76 ", text)) == 2
@@ -80,8 +80,8 @@ def test_networks_as_a_table_for_100_columns():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--size", "big"], "size 'big' is not of the form HEIGHTxWIDTH"),
-        (["--size", "32x640"], "below 64 x 64 pixels"),
+        (["--size", "big"], "size 'big' is not of the form WIDTHxHEIGHT"),
+        (["--size", "640x32"], "below 64x64 pixels"),
         (["pidnet"], "no system has 'pidnet' in its name; the networks are: deeplabv3plus, dfn, dsnet"),
     ],
 )
@@ -148,7 +148,7 @@ def test_segment_one_image_and_a_drive_to_video(model, pictures, tmp_path):
     ("arguments", "complaint"),
     [
         (["nowhere.png"], "does not exist"),
-        (["PICTURES", "--input-size", "big"], "HEIGHTxWIDTH"),
+        (["PICTURES", "--input-size", "big"], "WIDTHxHEIGHT"),
         (["PICTURES", "--device", "tpu"], "not one of auto, cpu, cuda"),
         (["PICTURES", "--model", "dsnet_nowhere"], "no model is called 'dsnet_nowhere'"),
     ],
@@ -163,7 +163,7 @@ def test_segment_refuses_with_one_sentence(model, pictures, tmp_path, arguments,
 
 def test_evaluate_scores_at_label_resolution(model, tmp_path):
     options = ["--dataset", "synth", "--option", "seeds=[3,4]", "--option", "frames=2", "--option", "size=[128,72]"]
-    drive_seg("evaluate", model, *options, "--json", tmp_path / "r.json", "--input-size", "72x128")
+    drive_seg("evaluate", model, *options, "--json", tmp_path / "r.json", "--input-size", "128x72")
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["images"] == 2 and set(report["iou"]) == set(CITYSCAPES19.names)
     counts = np.array(report["confusion_matrix"])
@@ -186,7 +186,7 @@ def labelled(tmp_path_factory):
 
 
 def test_evaluate_a_folder_with_more_effort_and_a_page(model, labelled, tmp_path):
-    effort = ["--scales", "0.5, 1", "--flip", "--window", "32x48", "--stride", "3/4", "--worst", 1]
+    effort = ["--scales", "0.5, 1", "--flip", "--window", "48x32", "--stride", "3/4", "--worst", 1]
     paths = ["--json", tmp_path / "r.json", "--page", tmp_path / "page"]
     result = drive_seg("evaluate", model, "--dataset", "folder", "--root", labelled, *effort, *paths)
     report = json.loads((tmp_path / "r.json").read_text())
@@ -232,7 +232,7 @@ def test_evaluate_refuses_with_one_sentence(model, labelled, arguments, complain
 
 
 def test_synth_writes_images_with_labels(tmp_path):
-    drive_seg("synth", tmp_path / "s", "--frames", 2, "--seed", 4, "--size", "72x128", "--step", 5)
+    drive_seg("synth", tmp_path / "s", "--frames", 2, "--seed", 4, "--size", "128x72", "--step", 5)
     assert sorted(p.name for p in (tmp_path / "s" / "images").iterdir()) == ["000000.png", "000005.png"]
     label = cv2.imread(str(tmp_path / "s" / "labels" / "000005.png"), cv2.IMREAD_UNCHANGED)
     assert label.shape == (72, 128) and set(np.unique(label)) <= {*range(19), 255}

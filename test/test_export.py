@@ -200,7 +200,7 @@ def test_the_command_writes_prepares_and_scores(small, tmp_path):
     label = Segmenter.load(small.path, "cpu", runtime="torch")(street(3)).label
     cv2.imwrite(str(data / "images" / "a.png"), street(3))
     cv2.imwrite(str(data / "labels" / "a.png"), label)
-    command = ["export", str(small.path), "--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--camera", "128x192"]
+    command = ["export", str(small.path), "--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--camera", "192x128"]
     figures = tmp_path / "figures.json"
     done = run.invoke(app, [*command, "--dataset", "folder", "--root", str(data), "--json", str(figures)])
     assert done.exit_code == 0, done.exception

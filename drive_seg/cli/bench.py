@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from drive_seg.cli.options import Json, parts_of, print_json, screen, whole_number, width_by_height
+from drive_seg.cli.options import Json, parts_of, print_json, screen, size_of, whole_number
 
 
 def bench(
@@ -17,7 +17,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="SIZES",
-            help="WIDTHxHEIGHT of networks' inputs, width first; 640x360,1280x720,1920x1080 if left out. The Segmenter "
+            help="WIDTHxHEIGHT of networks' inputs; 640x360,1280x720,1920x1080 if left out. The Segmenter "
             "runs at those that a 1280x720 image can fill, the node at the first of them.",
         ),
     ] = None,
@@ -49,7 +49,7 @@ def bench(
 ) -> None:
     """Time networks, Segmenter and node against each other, in turn, in one run of some minutes.
 
-    Sizes are WIDTHxHEIGHT here, 640x360, unlike in the other commands. Each contender's output is checked before it is
+    Each contender's output is checked before it is
     timed. One that fails is a row with the reason; the exit code is 0 only if all that was asked ran. What is not
     installed is listed with the extra that brings it, and counts as a failure only if it was asked for by name.
     """
@@ -59,7 +59,7 @@ def bench(
 
     plan = Plan(
         device=device,
-        sizes=SIZES if sizes is None else tuple(width_by_height(text) for text in parts_of(sizes)),
+        sizes=SIZES if sizes is None else tuple(size_of(text) for text in parts_of(sizes)),
         batches=None if batch is None else tuple(whole_number("batch", text) for text in parts_of(batch)),
         parts=tuple(parts_of(what)),
         wanted=tuple(parts_of(contenders or "")),

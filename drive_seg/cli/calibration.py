@@ -26,7 +26,7 @@ from drive_seg.cli.options import (
     open_labelled,
     print_json,
     screen,
-    size_of,
+    size_or_none,
     tell,
 )
 
@@ -70,7 +70,7 @@ def calibrate(
         check_place(output)
         if not output.name.endswith(suffix):
             raise ValueError(f"{output}: the result for {path.name} is a {suffix} file")
-    segmenter = Segmenter.load(path, device, precision, size_of(input_size), runtime, tell=tell)
+    segmenter = Segmenter.load(path, device, precision, size_or_none(input_size), runtime, tell=tell)
     data, meaning = open_labelled(dataset, root, split, option, segmenter.label_map)
     name = " ".join([dataset, *([split] if split else []), *(text for text in option or [] if "/" not in text)])
     found = fit(segmenter, data, name, meaning)
@@ -132,7 +132,7 @@ def self_check(
     from drive_seg.evaluation.self_check import judge, rate
     from drive_seg.segmenter import Segmenter
 
-    segmenter = Segmenter.load(checkpoint, device, precision, size_of(input_size), runtime, tell=tell)
+    segmenter = Segmenter.load(checkpoint, device, precision, size_or_none(input_size), runtime, tell=tell)
     if segmenter.contract.confidence.usual is None:
         tell(f"{checkpoint} does not say how sure it usually is: images alone are checked; drive-seg calibrate adds it")
     with screen.status("labelling"):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drive_seg.cli.options import MODEL, Device, InputSize, Precision, Runtime, screen, size_of, tell
+from drive_seg.cli.options import MODEL, Device, InputSize, Precision, Runtime, screen, size_of, size_or_none, tell
 
 
 def segment(
@@ -29,7 +29,7 @@ def segment(
     from drive_seg.recordings.segment import segment_source
     from drive_seg.segmenter import Segmenter
 
-    segmenter = Segmenter.load(model, device, precision, size_of(input_size), runtime, tell=tell)
+    segmenter = Segmenter.load(model, device, precision, size_or_none(input_size), runtime, tell=tell)
     options = {"topic": topic, "labels_only": labels_only, "tell": tell}
     count, where = segment_source(segmenter, source, output, alpha, **options)
     typer.echo(f"{count} image{'' if count == 1 else 's'} labelled, see {where}")
@@ -39,7 +39,7 @@ def synth(
     output: Annotated[Path, typer.Argument(help="Folder for images/ and labels/.")],
     frames: Annotated[int, typer.Option(min=1, help="Number of frames.")] = 100,
     seed: Annotated[int, typer.Option(help="Which drive.")] = 0,
-    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "360x640",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels.")] = "640x360",
     step: Annotated[int, typer.Option(min=1, help="Take every step-th frame of the 10 Hz drive.")] = 1,
     variety: Annotated[str, typer.Option(help="street, or wide: other roads, weather and cameras too.")] = "street",
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from drive_seg.cli.options import Checkpoint, Json, print_json, size_of, tell
+from drive_seg.cli.options import Checkpoint, Json, print_json, size_of, size_or_none, tell
 
 
 def networks(
@@ -16,7 +16,7 @@ def networks(
         str | None, typer.Argument(help="A network, or a part of a system's name; all if left out.")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH of the image; 360x640, with --paper-rules 1024x1024.")
+        str | None, typer.Option(help="WIDTHxHEIGHT of the image; 640x360, with --paper-rules 1024x1024.")
     ] = None,
     classes: Annotated[
         int, typer.Option(min=6, help="Number of classes; FBNet takes five of them for background.")
@@ -34,9 +34,9 @@ def networks(
     from drive_seg.networks import catalog, systems
     from drive_seg.networks.table import as_table, options_text
 
-    pixels = size_of(size) or (systems.PAPER_SIZE if paper_rules else (360, 640))
+    pixels = size_or_none(size) or (systems.PAPER_SIZE if paper_rules else (360, 640))
     if min(pixels) < 64:
-        raise ValueError(f"size {size} is below 64 x 64 pixels, the least that every network takes")
+        raise ValueError(f"size {size} is below 64x64 pixels, the least that every network takes")
     rows = list(systems.measure(systems.find(system), pixels, classes, paper_rules))
     print_json(rows, output)
     if output is None:
@@ -113,10 +113,10 @@ def export(
     ] = "fp32",
     size: Annotated[
         str | None,
-        typer.Option(help="HEIGHTxWIDTH of the network's input, multiples of 8; the model's own if left out."),
+        typer.Option(help="WIDTHxHEIGHT of the network's input, multiples of 8; the model's own if left out."),
     ] = None,
     camera: Annotated[
-        str | None, typer.Option(help="Instead: HEIGHTxWIDTH of the camera's images, as the node would see them.")
+        str | None, typer.Option(help="Instead: WIDTHxHEIGHT of the camera's images, as the node would see them.")
     ] = None,
     calibrate: Annotated[
         str | None, typer.Option(help="A folder, bag or video: images to calibrate int8 on, and to check on.")
@@ -152,7 +152,7 @@ def export(
     loaded = checkpoint.load(path)
     if size and camera:
         raise ValueError("--size and --camera are given; one of them says the size")
-    chosen = size_of(size) or (network_size(loaded.contract.input.size, *size_of(camera)) if camera else None)
+    chosen = size_or_none(size) or (network_size(loaded.contract.input.size, *size_of(camera)) if camera else None)
     if prepare:
         own = to in ("native", "inductor")
         if output or dataset or (calibrate and to != "native") or (precision != "fp32" and not own):
@@ -175,7 +175,7 @@ def export(
             return
         where = prepare_for(runtime, loaded, size_of_input, precision, device)
         print_json({"runtime": runtime, "size": list(size_of_input), "path": str(where)}, figures)
-        typer.echo(f"{path.name} is prepared for {runtime} in {size_of_input[0]}x{size_of_input[1]}: {where}", err=True)
+        typer.echo(f"{path.name} is prepared for {runtime} in {size_of_input[1]}x{size_of_input[0]}: {where}", err=True)
         return
     if device != "cpu":
         raise ValueError("--device goes with --prepare --to inductor")
@@ -191,7 +191,7 @@ def export(
         "seen_in": done.seen_in,
     }
     typer.echo(
-        f"{done.path}: {done.precision}, {done.size[0]}x{done.size[1]}, labels {100 * done.agreement:.3f} % of the "
+        f"{done.path}: {done.precision}, {done.size[1]}x{done.size[0]}, labels {100 * done.agreement:.3f} % of the "
         f"pixels of {done.frames} {done.seen_in} as PyTorch does in fp32",
         err=True,
     )

@@ -23,7 +23,7 @@ Precision = Annotated[str, typer.Option(help="auto, fp32, fp16, bf16, or int8 wi
 Runtime = Annotated[str, typer.Option(help="auto, torch, native, inductor, onnxruntime, openvino or tensorrt.")]
 InputSize = Annotated[
     str | None,
-    typer.Option(help="HEIGHTxWIDTH whose pixel count the network sees; the model's own if left out."),
+    typer.Option(help="WIDTHxHEIGHT whose pixel count the network sees; the model's own if left out."),
 ]
 Dataset = Annotated[str, typer.Option(help="Kind of dataset: camvid, cityscapes, folder, synth, ...")]
 Root = Annotated[Path | None, typer.Option(help="The dataset's folder.")]
@@ -39,21 +39,16 @@ def tell(sentence: str) -> None:
     screen.print(sentence, style="yellow", markup=False, highlight=False)
 
 
-def size_of(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ValueError(f"size '{text}' is not of the form HEIGHTxWIDTH, as 360x640")
-    return int(height), int(width)
-
-
-def width_by_height(text: str) -> tuple[int, int]:
-    """(height, width) of a WIDTHxHEIGHT."""
+def size_of(text: str) -> tuple[int, int]:
+    """(height, width) of WIDTHxHEIGHT; ValueError for any other text."""
     width, _, height = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit()):
         raise ValueError(f"size '{text}' is not of the form WIDTHxHEIGHT, as 640x360")
     return int(height), int(width)
+
+
+def size_or_none(text: str | None) -> tuple[int, int] | None:
+    return None if text is None else size_of(text)
 
 
 def parts_of(text: str) -> list[str]:

@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from drive_seg.cli.options import MODEL, Device, InputSize, Json, Precision, Runtime, print_json, screen, size_of, tell
+from drive_seg.cli.options import (
+    MODEL,
+    Device,
+    InputSize,
+    Json,
+    Precision,
+    Runtime,
+    print_json,
+    screen,
+    size_or_none,
+    tell,
+)
 
 
 def replay(
@@ -124,7 +135,7 @@ def replay(
     if (live or recorded) and len(sources) > 1:
         raise ValueError(f"a live run is of one recording, not of {len(sources)}")
     path = model or ""
-    choice = ModelChoice(path, device, precision, runtime, size_of(input_size))
+    choice = ModelChoice(path, device, precision, runtime, size_or_none(input_size))
     work = Work(
         sources[0],
         topics=tuple(topic) if topic else None,

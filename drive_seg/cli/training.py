@@ -25,7 +25,7 @@ from drive_seg.cli.options import (
     open_labelled,
     print_json,
     screen,
-    size_of,
+    size_or_none,
     tell,
 )
 
@@ -125,7 +125,7 @@ def evaluate(
     scales: Annotated[str, typer.Option(help="Average over the image in these scales, as 0.5,0.75,1.")] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Average over the image and its mirror image.")] = False,
     window: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH of a sliding window, in pixels of the network's input.")
+        str | None, typer.Option(help="WIDTHxHEIGHT of a sliding window, in pixels of the network's input.")
     ] = None,
     stride: Annotated[str, typer.Option(help="Step of the window in parts of it.")] = "2/3",
     page: Annotated[Path | None, typer.Option(help="Folder for a page with figures and pictures.")] = None,
@@ -152,11 +152,11 @@ def evaluate(
     if page is not None and page.exists() and not page.is_dir():
         raise ValueError(f"{page} is a file; --page names a folder")
     inference = Inference(
-        tuple(number("scale", part) for part in scales.split(",")), flip, size_of(window), number("stride", stride)
+        tuple(number("scale", part) for part in scales.split(",")), flip, size_or_none(window), number("stride", stride)
     )
     if precision == "auto" and not inference.as_on_the_vehicle:
         precision = "fp32"
-    segmenter = Segmenter.load(checkpoint, device, precision, size_of(input_size), runtime, tell=tell)
+    segmenter = Segmenter.load(checkpoint, device, precision, size_or_none(input_size), runtime, tell=tell)
     data, meaning = open_labelled(dataset, root, split, option, segmenter.label_map)
     scores = evaluation.evaluate(segmenter, data, inference=inference, meaning=meaning)
     print_json(evaluation.as_report(scores), output)

@@ -163,7 +163,7 @@ def mismatches(image: np.ndarray | None, label: np.ndarray, known: np.ndarray, n
     faults = []
     if image is not None and image.shape[:2] != label.shape:
         height, width = image.shape[:2]
-        detail = f"is {label.shape[0]}x{label.shape[1]} but its image is {height}x{width} (height x width)"
+        detail = f"is {label.shape[1]}x{label.shape[0]} but its image is {width}x{height}"
         faults.append(Fault("size", name, detail))
     wrong = np.flatnonzero((np.bincount(label.ravel(), minlength=256) > 0) & ~known).tolist()
     if wrong:

@@ -109,7 +109,7 @@ def _uint8_matrix(body: memoryview, order: str) -> np.ndarray:
     if array != _UINT8_ARRAY or kind != _UINT8 or len(size) != 2 or min(size) < 1:
         raise ValueError("the labels in it are no rows and columns of uint8")
     if size[0] * size[1] != len(values):
-        raise ValueError(f"the labels in it are {len(values)} values, not {size[0]} x {size[1]}")
+        raise ValueError(f"the labels in it are {len(values)} values, not {size[1]}x{size[0]}")
     return np.ascontiguousarray(np.frombuffer(values, np.uint8).reshape(size, order="F"))  # column by column
 
 

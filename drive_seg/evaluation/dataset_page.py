@@ -198,5 +198,5 @@ def _inference(scores: Scores) -> str:
     parts += ["mirrored too"] if inference.flip else []
     if inference.window is not None:
         height, width = inference.window
-        parts.append(f"windows of {height}x{width}, stride {inference.stride:.3g} of them")
+        parts.append(f"windows of {width}x{height}, stride {inference.stride:.3g} of them")
     return f"Probabilities averaged: {'; '.join(parts)}"

@@ -20,10 +20,10 @@ def as_table(rows: Sequence[dict[str, Any]], paper_rules: bool) -> RenderableTyp
     table = Table(
         box=box.SIMPLE,
         pad_edge=False,
-        title=f"{len(rows)} systems, {rows[0]['classes']} classes, {width} x {height} pixels (width x height)",
+        title=f"{len(rows)} systems, {rows[0]['classes']} classes, {width}x{height} pixels",
         caption=(
             f"G: multiply-accumulates in thousands of millions ({rules}); + is FBNet's share, and what training has on "
-            f"top. Paper: parameters (M) or G, at {PAPER_CLASSES} classes and {PAPER_SIZE[1]} x {PAPER_SIZE[0]} pixels "
+            f"top. Paper: parameters (M) or G, at {PAPER_CLASSES} classes and {PAPER_SIZE[1]}x{PAPER_SIZE[0]} pixels "
             "by FBNet's rules; ~ is a figure not met, see below."
         ),
         caption_justify="left",

@@ -93,7 +93,7 @@ class Camera(ManagedEntity):
         if model is None:
             return About(self.name, self.topic)
         told = model.name, model.sha256, model.device, model.precision, max_age_ns
-        size = "x".join(map(str, model.input_size))
+        size = "x".join(map(str, reversed(model.input_size)))
         return About(
             self.name,
             self.topic,

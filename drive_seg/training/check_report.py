@@ -83,7 +83,7 @@ class Report:
                 {
                     "name": split.name,
                     "images": split.count,
-                    "sizes": {f"{h}x{w}": count for (h, w), count in split.sizes.most_common()},
+                    "sizes": {f"{w}x{h}": count for (h, w), count in split.sizes.most_common()},
                     "void_share": split.void_share,
                     "classes": [
                         {"name": name, "share": float(share), "images": int(images)}
@@ -127,7 +127,7 @@ def _table(split: SplitFigures) -> Table:
 
 
 def _totals(split: SplitFigures) -> str:
-    sizes = [f"{h}x{w} ({count})" for (h, w), count in split.sizes.most_common(_SHOWN_SIZES)]
+    sizes = [f"{w}x{h} ({count})" for (h, w), count in split.sizes.most_common(_SHOWN_SIZES)]
     if len(split.sizes) > _SHOWN_SIZES:
         sizes.append(f"{len(split.sizes) - _SHOWN_SIZES} more")
     return f"void: {100 * split.void_share:.2f} % of all pixels; sizes, height x width: {', '.join(sizes) or 'none'}\n"

@@ -64,7 +64,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path):
     dataset = open_bag(write_bag(tmp_path / "drive", images, labels))
     with pytest.raises(ValueError, match=r"drive at 1.000000000 s holds the ids \[2\]"):
         dataset.read(0)
-    with pytest.raises(ValueError, match="is 3x8 but its image is 6x8"):
+    with pytest.raises(ValueError, match="is 8x3 but its image is 8x6"):
         dataset.read(1)
 
 

@@ -69,7 +69,7 @@ def node(running: Any, peer: Any, model_file: Path) -> Any:
     answer = peer.ask(SetParameters, "set_parameters", SetParameters.Request(parameters=wanted))
     assert all(result.successful for result in answer.results)
     assert enable(peer, True).success
-    peer.spin_until(lambda: peer.values().items() >= {"model": "tiny", "network_input": "64x96"}.items(), "first model")
+    peer.spin_until(lambda: peer.values().items() >= {"model": "tiny", "network_input": "96x64"}.items(), "first model")
     return running
 
 
@@ -139,13 +139,13 @@ def test_another_model_takes_over_between_two_frames(
     assert '"camvid11"' in maps[-1].data
     assert other.sha256 in maps[-1].data
     values = peer.settled()
-    assert (values["model"], values["model_hash"], values["network_input"]) == ("other", other.sha256, "48x64")
+    assert (values["model"], values["model_hash"], values["network_input"]) == ("other", other.sha256, "64x48")
     assert values["model_change"] == "none"
     assert [values[fate] for fate in LOST] == [before[fate] for fate in LOST]
     assert "took over from" in node.log
 
     assert peer.set_parameter("input_size", [32, 48]).successful, "so may the size of its input"
-    peer.wait_for_values("smaller input", network_input="32x48")
+    peer.wait_for_values("smaller input", network_input="48x32")
     small = Segmenter.load(other_file, device="cpu", input_size=(32, 48))
     mask = peer.answer(camera, to_image(image, peer.header(), "bgr8"), masks)
     assert np.array_equal(decode_label(mask), small(image).label)

@@ -265,7 +265,7 @@ def make_smaller_and_spoil(overloaded: Overloaded, file: Path) -> bytes:
     whole = file.read_bytes()
     overloaded.load = Load(10, 20, 1.0)
     overloaded.pass_seconds(OVERLOAD_S + 2)
-    overloaded.about(lambda about: about.network_input == "48x72")
+    overloaded.about(lambda about: about.network_input == "72x48")
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     return whole
 
@@ -279,12 +279,12 @@ def test_a_larger_input_that_cannot_be_loaded_leaves_the_step_that_goes_on(
     overloaded.load = Load(30, 0, 0.1)
     overloaded.pass_seconds(ROOM_S + 1)
     about = overloaded.about(lambda about: about.model_change.startswith("refused"))
-    assert (about.degraded, about.network_input) == ("step 1 of 2: network input x0.75", "48x72")
+    assert (about.degraded, about.network_input) == ("step 1 of 2: network input x0.75", "72x48")
     overloaded.pass_seconds(2 * ROOM_S - 2)
     assert overloaded.node._control.describe_degradation() == about.degraded, "not yet again"
     file.write_bytes(whole)
     overloaded.pass_seconds(5)
-    about = overloaded.about(lambda about: about.network_input == "64x96")
+    about = overloaded.about(lambda about: about.network_input == "96x64")
     assert (about.degraded, about.model_change) == ("no", "none")
 
 
@@ -296,10 +296,10 @@ def test_an_input_that_shall_not_be_small_any_more_is_tried_until_it_can_be_had(
     overloaded.node.set_parameters([Parameter("degrade", value=False)])
     overloaded.pass_seconds(1)
     about = overloaded.about(lambda about: about.model_change.startswith("refused"))
-    assert (about.degraded, about.network_input) == ("off, but still with network input x0.75", "48x72")
+    assert (about.degraded, about.network_input) == ("off, but still with network input x0.75", "72x48")
     file.write_bytes(whole)
     overloaded.pass_seconds(ROOM_S + 1)
-    about = overloaded.about(lambda about: about.network_input == "64x96")
+    about = overloaded.about(lambda about: about.network_input == "96x64")
     assert (about.degraded, about.model_change) == ("off", "none")
 
 
@@ -335,7 +335,7 @@ def test_an_overload_that_lasts_skips_cameras_and_then_shrinks_the_input(
     under_flood(lambda: peer.values("rear").get("state") == "skipped", "rear camera skipped")
     assert peer.status("rear").level == b"\x01"
     assert peer.status("rear").message == "skipped under overload: step 1 of 3: skipping rear"
-    under_flood(lambda: peer.values("front").get("network_input") == "288x432", "smaller input")
+    under_flood(lambda: peer.values("front").get("network_input") == "432x288", "smaller input")
     assert peer.values("rear")["last_reason"] == "withheld: skipped under overload"
     assert "input x0.75" in peer.values("front")["degraded"]
     listened["front"].clear()
@@ -346,7 +346,7 @@ def test_an_overload_that_lasts_skips_cameras_and_then_shrinks_the_input(
     peer.settled("rear")
 
     assert peer.set_parameter("degrade", False).successful
-    peer.wait_for_values("all of it again", "front", network_input="384x576", degraded="off")
+    peer.wait_for_values("all of it again", "front", network_input="576x384", degraded="off")
     listened["rear"].clear()
     peer.insist(
         cameras["rear"], to_image(picture(), peer.header("rear"), "bgr8"), lambda: listened["rear"], "rear camera"

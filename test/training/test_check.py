@@ -72,9 +72,7 @@ def test_all_problems_are_found_in_one_go(recipe_file, tree):
             "001.png cannot be read: the png data is truncated: it has no end within its 300 bytes",
             "002.png cannot be read: a label image must be a PNG file",
         ],
-        "1 file whose label image has another size than the picture": [
-            "003.png is 24x64 but its image is 48x64 (height x width)"
-        ],
+        "1 file whose label image has another size than the picture": ["003.png is 64x24 but its image is 64x48"],
         "2 files with values that are no class of label map 'camvid11' nor void, 11 in 2 files, 200 in 1 file": [
             "004.png holds the ids [11], which are neither a class nor void (255)",
             "005.png holds the ids [11, 200], which are neither a class nor void (255)",
@@ -286,7 +284,7 @@ def test_data_that_cannot_be_opened_or_used(recipe_file, setting, complaint):
 def test_the_command_prints_and_tells_by_its_exit_code(recipe_file, tree, tmp_path):
     run = CliRunner().invoke(app, ["train", str(recipe_file), "--check", "-o", str(tmp_path / "run")])
     assert run.exit_code == 0, run.output
-    assert "train: 8 images" in run.output and "48x64 (8)" in run.output and "can be trained on" in run.output
+    assert "train: 8 images" in run.output and "64x48 (8)" in run.output and "can be trained on" in run.output
     (tree / "val" / "labels" / "000.png").unlink()
     file = tmp_path / "check.json"
     run = CliRunner().invoke(
@@ -297,7 +295,7 @@ def test_the_command_prints_and_tells_by_its_exit_code(recipe_file, tree, tmp_pa
     assert outcome["errors"] == 1 and outcome["problems"][0]["files"][0].endswith(
         "val/images/000.png has no label image"
     )
-    assert outcome["splits"][0]["sizes"] == {"48x64": 8} and outcome["splits"][0]["classes"][3]["images"] == 8
+    assert outcome["splits"][0]["sizes"] == {"64x48": 8} and outcome["splits"][0]["classes"][3]["images"] == 8
     run = CliRunner().invoke(app, ["train", str(recipe_file), "--json", "-"])
     assert isinstance(run.exception, ValueError) and "goes with --check" in str(run.exception)
 

@@ -84,7 +84,7 @@ def for_checkpoint(
         return _native(loaded, precision, tell)
     precision = check_precision(runtime, precision, device)
     if size not in cache.prepared_sizes(form_of(runtime, precision, device), loaded.sha256):
-        tell(f"preparing {loaded.path.name} for {runtime} in {size[0]}x{size[1]}, once on this machine")
+        tell(f"preparing {loaded.path.name} for {runtime} in {size[1]}x{size[0]}, once on this machine")
         prepare(runtime, loaded, size, precision, device)
     return PreparedRuntime(runtime, loaded, precision, threads, tell, device)
 

@@ -128,7 +128,7 @@ class OnnxRuntime(Runtime):
             self._look(odd)
         except (ValueError, RuntimeError) as error:
             raise self._misfit(
-                f"it takes an input of {own[0]}x{own[1]} but not of {odd[0]}x{odd[1]}: {self._way_out()} ({error})"
+                f"it takes an input of {own[1]}x{own[0]} but not of {odd[1]}x{odd[0]}: {self._way_out()} ({error})"
             ) from error
 
     def _look(self, size: Size) -> None:
@@ -158,7 +158,7 @@ class OnnxRuntime(Runtime):
         try:
             return self._session.run(self._wanted, self._input.feed(batch))
         except RuntimeError as error:
-            size = "x".join(map(str, batch.shape[-2:]))
+            size = "x".join(map(str, reversed(batch.shape[-2:])))
             raise RuntimeError(f"{self._file.path.name} fails on an input of {size}: {error}") from error
 
     def _misfit(self, reason: object) -> CheckpointError:

@@ -76,7 +76,7 @@ class PreparedRuntime(Runtime):
         if session is None and size not in self._told:
             self._told.add(size)
             self._tell(
-                f"{self.name} is not prepared for a network input of {size[0]}x{size[1]}, which torch takes instead: "
+                f"{self.name} is not prepared for a network input of {size[1]}x{size[0]}, which torch takes instead: "
                 f"{how_to_prepare(self._path, self.name, size, self.precision, self.device)}"
             )
         return self._others(batch.to(self._others.dtype)).float()
@@ -149,7 +149,7 @@ def how_to_prepare(path: Path, name: str, size: Size, precision: str = "fp32", d
     if name == native.NAME:
         how = {"fp32": "", "int8": " --precision int8 --calibrate IMAGES"}
         return command + how.get(precision, f" --precision {precision}")
-    command += f" --size {size[0]}x{size[1]}"
+    command += f" --size {size[1]}x{size[0]}"
     if name != compiled.NAME:
         return command
     return command + (f" --precision {precision}" * (precision != "fp32")) + (f" --device {device}" * (device != "cpu"))

@@ -173,7 +173,7 @@ def test_auto_says_how_to_prepare_it(monkeypatch):
     monkeypatch.setattr(native, "runs", lambda loaded, precision="fp32": False)
     told = []
     assert Segmenter.load(MODEL, "cpu", tell=told.append).runtime == "torch"
-    assert len(told) == 1 and told[0].endswith(f"{MODEL}.safetensors --prepare --to inductor --size 360x480")
+    assert len(told) == 1 and told[0].endswith(f"{MODEL}.safetensors --prepare --to inductor --size 480x360")
 
 
 @pytest.mark.parametrize(

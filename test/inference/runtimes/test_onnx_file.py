@@ -584,7 +584,7 @@ def test_void_is_let_through(tmp_path):
 
 def test_a_network_of_one_size_that_does_not_say_so_is_refused(tmp_path):
     body = "s = Constant<value_ints=[1,3,6144]>() r = Reshape(image, s) t = Constant<value_ints=[1,3,64,96]>() "
-    with pytest.raises(CheckpointError, match=r"of 64x96 but not of 72x104: export it with a fixed size.*reshape"):
+    with pytest.raises(CheckpointError, match=r"of 96x64 but not of 104x72: export it with a fixed size.*reshape"):
         Segmenter.load(write(tmp_path, body + "logits = Reshape(r, t)"))
 
 
@@ -593,7 +593,7 @@ def test_the_multiple_of_a_network_is_found_and_kept(tmp_path):
     body = "small = AveragePool<kernel_shape=[32,32], strides=[32,32]>(image) "
     body += "s = Constant<value_floats=[1.0,1.0,32.0,32.0]>() "
     body += 'back = Resize<mode="nearest">(small, , s) logits = Add(image, back)'
-    with pytest.raises(CheckpointError, match=r"64x96 but not of 72x104: its sides must .* say multiple: 32"):
+    with pytest.raises(CheckpointError, match=r"96x64 but not of 104x72: its sides must .* say multiple: 32"):
         Segmenter.load(write(tmp_path, body))
     segmenter = Segmenter.load(write(tmp_path, body, multiple=32))
     assert segmenter.network_size(720, 1280) == (64, 96) and segmenter.network_size(100, 400) == (32, 160)

@@ -176,7 +176,7 @@ def test_auto_takes_pytorch_until_something_is_prepared_and_says_how(small, monk
     loaded, graph = small
     told = []
     assert Segmenter.load(loaded.path, "cpu", tell=told.append).runtime == "torch"
-    command = f"drive-seg export {loaded.path} --prepare --to openvino --size 64x96"
+    command = f"drive-seg export {loaded.path} --prepare --to openvino --size 96x64"
     assert len(told) == 1 and told[0].endswith(f"not prepared for this model: {command}")
     cache.write("onnxruntime", loaded.sha256, SMALL, graph)
     assert Segmenter.load(loaded.path, "cpu").runtime == "onnxruntime"
@@ -196,7 +196,7 @@ def test_a_runtime_asked_for_by_name_is_prepared_once(small, monkeypatch):
         segmenter = Segmenter.load(loaded.path, runtime="onnxruntime", tell=told.append)
         assert (segmenter.runtime, segmenter.device) == ("onnxruntime", "cpu")
     assert made == [SMALL]
-    assert told == ["preparing m.safetensors for onnxruntime in 64x96, once on this machine"]
+    assert told == ["preparing m.safetensors for onnxruntime in 96x64, once on this machine"]
     assert (cache.root().stat().st_mode & 0o777, cache.root().stat().st_nlink) == (0o700, 3)
 
 
@@ -209,8 +209,8 @@ def test_another_aspect_goes_through_pytorch_and_is_told_once(ready, runtime):
         image = picture(64, 200, seed)
         assert (segmenter(image).label == exact(image).label).all()
     assert len(told) == 1
-    assert told[0].startswith(f"{runtime} is not prepared for a network input of 48x136, which torch takes instead: ")
-    assert told[0].endswith("--size 48x136")
+    assert told[0].startswith(f"{runtime} is not prepared for a network input of 136x48, which torch takes instead: ")
+    assert told[0].endswith("--size 136x48")
 
 
 @each_runtime
