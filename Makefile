@@ -1,7 +1,7 @@
 # make demo   a synthetic drive through the node over DDS; INPUT=clip.mp4 MODEL=models/x.safetensors FRAMES=40 OUTPUT=DIR
 # make test   the tests; TESTS="test/node test/labels/test_label_map.py" for some of them
 # make lint   ruff; make format lets it lay out the code
-# make docs   the README's table of parameters and config/segmentation.schema.json, from the parameters' specs
+# make docs   the table of docs/parameters.md and config/segmentation.schema.json, from the parameters' specs
 # make venv   the virtual environment alone, which the others make on first use from the Python package index
 #
 # ROS=kilted   the ROS 2 Kilted wheels instead of Jazzy's

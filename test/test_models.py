@@ -42,8 +42,8 @@ def test_shipped_files_are_whole_small_and_described(name, checkout):
             assert re.search(rf"\| {re.escape(class_name)} \| {100 * iou:.1f} \|", card), class_name
 
 
-def test_the_costs_in_the_readme_are_those_of_the_networks(checkout):
-    text = (checkout / "models" / "README.md").read_text()
+def test_the_costs_in_the_docs_are_those_of_the_networks(checkout):
+    text = (checkout / "docs" / "models.md").read_text()
     printed = re.findall(r"^\| `(\S+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", text, re.MULTILINE)
     costs = {name: tuple(map(float, figures)) for name, *figures in printed}
     assert {systems.BY_NAME[name].network for name in costs} == set(networks.names())

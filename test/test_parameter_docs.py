@@ -1,4 +1,4 @@
-"""The README's table, the JSON schema and the parameters file against the specs that they tell of."""
+"""The table of parameters, the JSON schema and the parameters file against the specs that they are made from."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from drive_seg.node.parameters.table import (  # noqa: E402
     CAMERA,
     END,
     FACETS,
-    README,
+    PAGE,
     SCHEMA,
     json_schema,
     main,
@@ -58,16 +58,17 @@ def uncommented(text: str) -> str:
 
 
 def test_the_files_are_what_make_docs_would_write(checkout: Path) -> None:
-    readme = (checkout / README).read_text(encoding="utf-8")
-    assert with_table(readme) == readme, "run make docs"
+    page = (checkout / PAGE).read_text(encoding="utf-8")
+    assert with_table(page) == page, "run make docs"
     assert json.loads((checkout / SCHEMA).read_text(encoding="utf-8")) == json_schema(), "run make docs"
 
 
 def test_writing_changes_what_is_old_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config").mkdir()
-    (tmp_path / README).write_text(f"before\n{BEGIN}\nOUTDATED\n{END}\nafter\n")
+    for folder in ("config", "docs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / PAGE).write_text(f"before\n{BEGIN}\nOUTDATED\n{END}\nafter\n")
     assert main([str(tmp_path)]) == 0
-    text = (tmp_path / README).read_text()
+    text = (tmp_path / PAGE).read_text()
     assert text.startswith(f"before\n{BEGIN}\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "OUTDATED" not in text
@@ -75,7 +76,7 @@ def test_writing_changes_what_is_old_and_nothing_else(tmp_path: Path, capsys: py
     assert json.loads((tmp_path / SCHEMA).read_text()) == json_schema()
     capsys.readouterr()
     assert main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "README and schema are up to date\n"
+    assert capsys.readouterr().out == "page and schema are up to date\n"
     with pytest.raises(ValueError, match="lacks the line '<!-- End"):
         with_table(BEGIN)
 

@@ -56,7 +56,7 @@ def _describe_offer(publisher: TopicEndpointInfo, subscription: Subscription, wa
     # Best-effort images that do not fit the publisher's DDS transport are lost there, without a trace here.
     return (
         f"{offer}, whose type and QoS match: if it sends images, they may be too large for its DDS profile "
-        "(start it with config/fastdds_large_images.xml, see the README)"
+        "(start it with config/fastdds_large_images.xml, see docs/vehicle.md)"
     )
 
 

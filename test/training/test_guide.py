@@ -1,4 +1,4 @@
-"""The guide for newcomers: its recipes are whole, its lists complete, and the README's recipe trains a folder."""
+"""The guide for newcomers: its recipes are whole, its lists complete, and its recipe trains a folder."""
 
 import re
 from pathlib import Path
@@ -30,14 +30,14 @@ def holding(blocks: list[str], start: str) -> str:
     return found
 
 
-def test_the_readme_s_recipe_trains_a_folder(blocks, tree, tmp_path, monkeypatch):
+def test_the_guide_s_recipe_trains_a_folder(blocks, tree, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tree / "train" / "classes.yaml").write_text("".join(f"- class {i}\n" for i in range(9)))
     (tree / "train").rename("mydata")
     names = [f"{i:03d}\n" for i in range(8)]
     (tmp_path / "mydata" / "train.txt").write_text("".join(names[:6]))
     (tmp_path / "mydata" / "val.txt").write_text("".join(names[6:]))
-    (tmp_path / "mydata.yaml").write_text(holding(blocks("README.md"), "name: mydata"))
+    (tmp_path / "mydata.yaml").write_text(holding(blocks("docs/training.md"), "name: mydata"))
     small = ["data.crop=[32, 32]", "data.batch_size=2", "schedule.epochs=2"]
     recipe = load_recipe("mydata.yaml", small)
     assert not check_data(recipe, progress=False).errors
@@ -47,7 +47,7 @@ def test_the_readme_s_recipe_trains_a_folder(blocks, tree, tmp_path, monkeypatch
 
 
 def test_the_guide_s_examples_are_accepted(blocks, tmp_path):
-    found = blocks("doc/training.md")
+    found = blocks("docs/training.md")
     for name, start in (("list", "- road"), ("map", "name: yard")):
         path = tmp_path / f"{name}.yaml"
         path.write_text(holding(found, start))
@@ -65,6 +65,6 @@ def test_the_guide_s_examples_are_accepted(blocks, tmp_path):
 
 @pytest.mark.parametrize("names", [datasets.names(), losses.names()], ids=["datasets", "losses"])
 def test_the_guide_lists_them_all(checkout, names):
-    cells = [line.split("|")[1] for line in (checkout / "doc/training.md").read_text().splitlines() if line[:1] == "|"]
+    cells = [line.split("|")[1] for line in (checkout / "docs/training.md").read_text().splitlines() if line[:1] == "|"]
     listed = set(re.findall(r"`(\w+)`", " ".join(cells)))
     assert set(names) <= listed

@@ -92,7 +92,7 @@ def _template(file: ModelFile, session: FileSession, entry: ImageInput, values: 
         f"output: {kind}".ljust(20) + " # logits, probabilities, sigmoid or ids",
         *(["output_name:         # one of those above"] if len(guesses) > 1 else []),
         "licence:             # the terms of the weights",
-        f"# Where needed also {', '.join(OPTIONAL[:-1])}: see README.md, Bring your own network.",
+        f"# Where needed also {', '.join(OPTIONAL[:-1])}: see docs/own-networks.md.",
     ]
     return "\n".join(lines) + "\n"
 

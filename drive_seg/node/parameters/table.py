@@ -1,4 +1,4 @@
-"""The node's parameters as the README's table and as a JSON schema, both made from their specs.
+"""The node's parameters as the table of docs/parameters.md and as a JSON schema, both made from their specs.
 
 ``python -m drive_seg.node.parameters.table`` in a checkout writes both (``make docs``).
 """
@@ -16,7 +16,7 @@ from drive_seg import files
 from drive_seg.node.parameters import NODE_SPECS, camera_specs
 from drive_seg.node.parameters.specs import Change, OneOf, SomeOf, Spec
 
-README = "README.md"
+PAGE = "docs/parameters.md"
 SCHEMA = "config/segmentation.schema.json"
 BEGIN = "<!-- The table of parameters: `make docs` writes it from drive_seg/node/parameters.py. -->"
 END = "<!-- End of the table of parameters. -->"
@@ -68,7 +68,7 @@ EVERY_NODE = {
 
 
 def markdown_table() -> str:
-    """The table for the README: one row a parameter, those of a camera last, as ``<cam>.<name>``."""
+    """The table for the page: one row a parameter, those of a camera last, as ``<cam>.<name>``."""
     rows = ["| parameter | type | default | values | may change | what |", "|---|---|---|---|---|---|"]
     for name, spec in {**NODE_SPECS, **camera_specs(CAMERA)}.items():
         cells = [
@@ -130,19 +130,19 @@ def schema_text() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def with_table(readme: str) -> str:
-    """The README's text with the table as it is now between its two markers; ValueError if they are not there."""
-    head, begin, rest = readme.partition(BEGIN)
+def with_table(page: str) -> str:
+    """The page's text with the table as it is now between its two markers; ValueError if they are not there."""
+    head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"the README lacks the line '{BEGIN if not begin else END}'")
+        raise ValueError(f"{PAGE} lacks the line '{BEGIN if not begin else END}'")
     return f"{head}{BEGIN}\n\n{markdown_table()}\n{END}{tail}"
 
 
 def write(checkout: Path) -> list[Path]:
-    """Bring README and schema of a checkout up to date; returns the files that were not."""
+    """Bring page and schema of a checkout up to date; returns the files that were not."""
     texts = {
-        checkout / README: with_table((checkout / README).read_text(encoding="utf-8")),
+        checkout / PAGE: with_table((checkout / PAGE).read_text(encoding="utf-8")),
         checkout / SCHEMA: schema_text(),
     }
     old = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
@@ -222,11 +222,11 @@ def _prose(text: str) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Write README and schema of a checkout; returns the exit status."""
+    """Write page and schema of a checkout; returns the exit status."""
     parser = argparse.ArgumentParser(prog="parameter_table", description=__doc__.splitlines()[0])
     parser.add_argument("checkout", nargs="?", type=Path, default=Path(), help="default: this folder")
     changed = write(parser.parse_args(args).checkout)
-    print("\n".join(f"wrote {path}" for path in changed) or "README and schema are up to date")
+    print("\n".join(f"wrote {path}" for path in changed) or "page and schema are up to date")
     return 0
 
 

@@ -663,21 +663,21 @@ def test_a_contract_with_a_fault_is_refused_with_the_key(tmp_path, changes, reas
     assert reason in str(refusal.value) and "net.contract.yaml" in str(refusal.value)
 
 
-def test_the_readme_s_contracts_are_some(checkout, tmp_path):
-    readme = (checkout / "README.md").read_text()
-    first, second = (f"label_map{part.partition('```')[0]}" for part in readme.split("```yaml\nlabel_map")[1:])
+def test_the_guide_s_contracts_are_some(checkout, tmp_path):
+    guide = (checkout / "docs/own-networks.md").read_text()
+    first, second = (f"label_map{part.partition('```')[0]}" for part in guide.split("```yaml\nlabel_map")[1:])
     (tmp_path / "net.contract.yaml").write_text(first)
     contract = onnx_file.read_contract(tmp_path / "net.onnx")
     assert contract.label_map == CITYSCAPES19 and contract.input == InputSpec((512, 1024))
     assert all(f"\n{key}: " in first for key in REQUIRED if key != "label_map")
-    assert all(f"\n| `{key}: " in readme for key in OPTIONAL)
+    assert all(f"\n| `{key}: " in guide for key in OPTIONAL)
     (tmp_path / "road.contract.yaml").write_text(second)
     road = onnx_file.read_contract(tmp_path / "road.xml")
     assert road.label_map.names == ("background", "road", "curb") and road.options["becomes"] == [0, 1, 2, 1]
     assert (road.input.mean, road.input.std, road.input.scale) == ((0, 0, 0), (1, 1, 1), 1)
 
 
-def test_the_readme_s_road_network_is_drivable(checkout, tmp_path):
+def test_the_guide_s_road_network_is_drivable(checkout, tmp_path):
     """A stand-in for it as OpenVINO has it: probabilities of four classes by how near the brightness is to 60 x id."""
     openvino = pytest.importorskip("openvino")
     body = "m = ReduceMax<axes=[1], keepdims=1>(image) k = Constant<value_floats=[0.0,60.0,120.0,180.0]>() "
@@ -686,7 +686,7 @@ def test_the_readme_s_road_network_is_drivable(checkout, tmp_path):
     path = write(tmp_path, body, "float[1,3,512,896] image", "float[1,4,512,896] road")
     network = path.with_suffix(".xml")
     openvino.save_model(openvino_core().read_model(path), network, compress_to_fp16=False)
-    contract = (checkout / "README.md").read_text().split("```yaml\nlabel_map")[2].partition("```")[0]
+    contract = (checkout / "docs/own-networks.md").read_text().split("```yaml\nlabel_map")[2].partition("```")[0]
     network.with_suffix(".contract.yaml").write_text(f"label_map{contract}")
     segmenter = Segmenter.load(network)
     assert (segmenter.runtime, segmenter.network_size(720, 1280)) == ("openvino", (512, 896))
