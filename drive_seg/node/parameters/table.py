@@ -18,7 +18,7 @@ from drive_seg.node.parameters.specs import Change, OneOf, SomeOf, Spec
 
 PAGE = "docs/parameters.md"
 SCHEMA = "config/segmentation.schema.json"
-BEGIN = "<!-- The table of parameters: `make docs` writes it from drive_seg/node/parameters.py. -->"
+BEGIN = "<!-- The table of parameters: `make docs` writes it from drive_seg/node/parameters/declared.py. -->"
 END = "<!-- End of the table of parameters. -->"
 
 CAMERA = "<cam>"
