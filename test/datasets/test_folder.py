@@ -101,9 +101,7 @@ def test_what_does_not_pair_is_named(own, make):
 def test_sizes_and_ids_that_do_not_fit_are_told_together(own, make):
     make.label(own / "labels" / "monday" / "0001.png", 0, 2, 7, size=(4, 12))
     dataset = open_dataset("folder", root=own, classes=["a", "b"])
-    with pytest.raises(
-        ValueError, match=r"is 12x4 but its image is 12x8; .*0001.png holds the ids \[2, 7\]"
-    ) as info:
+    with pytest.raises(ValueError, match=r"is 12x4 but its image is 12x8; .*0001.png holds the ids \[2, 7\]") as info:
         dataset.read(0)
     assert [fault.kind for fault in info.value.faults] == ["size", "ids"]
     assert info.value.faults[1].ids == (2, 7)

@@ -113,12 +113,12 @@ NODE_SPECS: Mapping[str, Spec] = {
     ),
     "degrade": Spec(
         False,
-        "under an overload that lasts give up work step by step, and take it up again when there is room",
+        "under a lasting overload reduce the work step by step, and restore it when there is room",
         Change.ANY_TIME,
     ),
     "degrade_order": Spec(
         list(DEGRADABLE),
-        "what is given up, in this order: cameras (the one of lowest priority is skipped, then the next; one stays), "
+        "what is reduced, in this order: cameras (the one of lowest priority is skipped, then the next; one stays), "
         "input_size (the sides of the network's input x0.75, then x0.5)",
         Change.ANY_TIME,
         check=check_order(*DEGRADABLE),
@@ -133,15 +133,15 @@ NODE_SPECS: Mapping[str, Spec] = {
     ),
     "runtime": Spec(
         "auto",
-        "who executes the network: auto (the fastest that is installed and prepared), torch, native, inductor, "
+        "what runs the network: auto (the fastest that is installed and prepared), torch, native, inductor, "
         "onnxruntime or openvino; for an ONNX file on a GPU also tensorrt",
         Change.RELOADS,
         check=one_of("auto", "torch", "native", "inductor", "onnxruntime", "openvino", "tensorrt"),
     ),
     "prepare": Spec(
         "auto",
-        "auto: what runtime auto would take, were it prepared, is prepared in the background in seconds, once on a "
-        "machine, and then takes over between two frames; never: only a runtime that is named is prepared",
+        "auto: the fastest kernels are prepared in the background, in seconds and once per machine, and take over "
+        "between two frames; never: only a runtime that is named is prepared",
         check=one_of("auto", "never"),
     ),
     "threads": Spec(0, "CPU threads of the network; 0 is the runtime's own choice", span=(0, 1024)),
@@ -153,7 +153,7 @@ NODE_SPECS: Mapping[str, Spec] = {
     ),
     "input_reliability": Spec(
         "best_effort",
-        "QoS asked of the cameras: best_effort hears every camera, reliable only reliable ones",
+        "QoS asked of the cameras: best_effort receives from every camera, reliable only from reliable ones",
         check=one_of("best_effort", "reliable"),
     ),
     **PLANNING_SPECS,

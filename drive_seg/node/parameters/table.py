@@ -29,7 +29,7 @@ CHANGES = {
     Change.NEVER: "never",
     Change.UNCONFIGURED: "unconfigured",
     Change.ANY_TIME: "at any time",
-    Change.RELOADS: "at any time, loads anew",
+    Change.RELOADS: "at any time, reloads",
 }
 
 TOPIC = r"^(?!.*//)\S+$"
