@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -12,7 +14,10 @@ from rclpy.qos import (
     qos_check_compatible,
 )
 from rclpy.subscription import Subscription
-from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+if TYPE_CHECKING:
+    # Since rclpy 10 it is in rclpy.endpoint_info.
+    from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 

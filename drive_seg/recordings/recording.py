@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rosbags.interfaces import (
     Connection,
     Qos,
@@ -23,6 +23,10 @@ from rosbags.interfaces import (
 
 from drive_seg.recordings.bag_writer import BagWriter
 from drive_seg.recordings.message_types import definition, message_class
+
+if TYPE_CHECKING:
+    # Since rclpy 10 it is in rclpy.endpoint_info.
+    from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 DEPTH = 100
 SEGMENTATION_TOPICS = ("label", "color", "overlay", "confidence", "label_info", "label_map")

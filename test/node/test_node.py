@@ -165,3 +165,13 @@ def test_importing_the_node_brings_nothing_it_does_not_need() -> None:
     assert "rclpy" in loaded
     unwanted = {"lightning", "matplotlib", "rosbags", "typer", "rich", "tensorboard", "torchmetrics", "torch"}
     assert loaded & unwanted == set()
+
+
+def test_node_and_recorder_start_where_rclpy_has_moved_the_type_of_endpoints() -> None:
+    """rclpy 10 (Lyrical) has ``rclpy.endpoint_info`` in place of ``rclpy.topic_endpoint_info``."""
+    code = """if True:
+        import sys, rclpy.node, rclpy.lifecycle
+        sys.modules["rclpy.topic_endpoint_info"] = None
+        import drive_seg.node.segmentation_node, drive_seg.recordings.player, drive_seg.recordings.recorder
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

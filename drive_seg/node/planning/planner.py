@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from array import array
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from geometry_msgs.msg import Point, Pose, Quaternion
@@ -13,7 +14,6 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
-from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
@@ -24,6 +24,10 @@ from drive_seg.images.masks import drivable_mask, read_ignore_mask
 from drive_seg.labels import LabelMap
 from drive_seg.node.parameters.planning import CameraPlanning, Classes, PlanningParameters
 from drive_seg.node.planning.transforms import TransformError, Transforms
+
+if TYPE_CHECKING:
+    # Since rclpy 10 it is in rclpy.endpoint_info.
+    from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 NEED_INFO = frozenset(("camera_info", "free_space"))
 """The outputs that cannot be made without the camera's camera_info."""
