@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, Contract
 from drive_seg.confidence import FrameConfidence
-from drive_seg.inference.cuda.device import CudaDevice
-from drive_seg.inference.cuda.graph import FrameGraphs
+from drive_seg.inference.cuda.device import CudaDevice, DeviceLostError, is_lost, keep_for_ever
+from drive_seg.inference.cuda.graph import Combination, pad
+from drive_seg.inference.cuda.graphs import FrameGraphs
 from drive_seg.inference.decision import decide, to_size
 from drive_seg.inference.path import FramePath
 from drive_seg.inference.runtimes import MULTIPLE, NotFiniteError, Runtime, Size, choice, onnx_file, preparation
@@ -54,6 +56,7 @@ class Pending:
         batches: places in the list of images, and what waits for their planes: labels, then confidences if any.
         alone: one image was given, and no list.
         answer: makes the answer of an image of its planes.
+        watching: a context that knows what to do with an error.
     """
 
     def __init__(
@@ -62,14 +65,17 @@ class Pending:
         batches: list[tuple[list[int], Callable[[], list[np.ndarray]]]],
         alone: bool = False,
         answer: Callable[..., Segmentation] = Segmentation,
+        watching: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self._count, self._batches, self._alone, self._answer = count, batches, alone, answer
+        self._watching = watching
 
     def result(self) -> Segmentation | list[Segmentation]:
-        """Wait for the answer, as of :meth:`Segmenter.__call__`; the same one each time."""
+        """Wait for the answer, as of :meth:`Segmenter.__call__`, with its errors; the same one each time."""
         answers: list[Segmentation | None] = [None] * self._count
         for places, wait in self._batches:
-            planes = wait()
+            with self._watching():
+                planes = wait()
             for at, place in enumerate(places):
                 answers[place] = self._answer(*planes[at :: len(places)])
         return answers[0] if self._alone else answers
@@ -92,7 +98,9 @@ class Segmenter:
         sha256: the model's content hash.
         graphs: use CUDA graphs where the runtime can be captured; the environment variable DRIVE_SEG_CUDA_GRAPHS=0
             switches them off, too.
-        tell: receives a sentence for the log, from a thread that labels, if they had to be given up.
+        tell: receives a sentence for the log, from any thread, if some or all images go without one, and why.
+        background: capture graphs in a thread of its own, while images take the plain path; if not, the first image of
+            a size waits for it.
 
     Attributes:
         runtime: who executes it: "torch", "native", "inductor", "onnxruntime", "openvino" or "tensorrt".
@@ -111,6 +119,7 @@ class Segmenter:
         sha256: str = "",
         graphs: bool = True,
         tell: Callable[[str], None] = log.warning,
+        background: bool = False,
     ) -> None:
         self.contract, self.sha256 = contract, sha256
         self._network = network if isinstance(network, Runtime) else TorchRuntime(network, device, precision)
@@ -123,7 +132,9 @@ class Segmenter:
         self._path = FramePath(self._network, contract.input, contract.confidence)
         self._graphs: FrameGraphs | None = None
         if graphs and self._network.capturable and os.environ.get(GRAPHS_SWITCH) != "0":
-            self._graphs = FrameGraphs(self._path, CudaDevice(self._network.tensor_device), tell)
+            self._graphs = FrameGraphs(self._path, CudaDevice.of(self._network.tensor_device), tell, background)
+            if self._graphs.off:
+                tell(f"CUDA graphs are off, frames take the plain path on the GPU: {self._graphs.off}")
 
     @classmethod
     def load(
@@ -165,7 +176,16 @@ class Segmenter:
         size = _checked_size(input_size or loaded.contract.input.size)
         own = network_size(size, *size)
         executor = choice.for_checkpoint(loaded, device, precision, runtime, threads, own, tell, prepare_first)
-        return cls(executor, loaded.contract, input_size=size, sha256=loaded.sha256, graphs=graphs, tell=tell)
+        background = prepare_first != preparation.WAIT
+        return cls(
+            executor,
+            loaded.contract,
+            input_size=size,
+            sha256=loaded.sha256,
+            graphs=graphs,
+            tell=tell,
+            background=background,
+        )
 
     @property
     def label_map(self) -> LabelMap:
@@ -211,21 +231,44 @@ class Segmenter:
         """How many CUDA graphs it holds at present; 0 where it uses none."""
         return 0 if self._graphs is None else len(self._graphs)
 
+    def describe_graphs(self) -> str:
+        """How many CUDA graphs it holds and what goes without, or why there are none; "n/a" on a CPU."""
+        if self._graphs is not None:
+            return self._graphs.describe()
+        return "n/a" if self.device == "cpu" else "off: switched off, or this runtime cannot be captured"
+
     def warm_up(self, sizes: list[Size]) -> None:
         """Label grey images of these (height, width), alone and together, so that the first frame is no slower.
 
-        With CUDA graphs also some of them together, with and without confidence: each of these is a graph of its own.
+        With CUDA graphs these, and some of them together, are captured, with and without confidence.
         """
         images = [np.full((*size, 3), 128, np.uint8) for size in sizes]
+        self.expect(sizes, (False, True), wait=True)
         for image in images:
             self(image, confidence=True)
         if len(images) > 1:
             self(images, confidence=True)
-        if self._graphs is not None:
-            for count in range(1, len(images) + 1):
-                for confidence in (False, True):
-                    self(images[:count], confidence)
-            self._graphs.forget_uses()
+
+    def expect(self, sizes: Sequence[Size], confidence: Sequence[bool] = (False,), wait: bool = False) -> None:
+        """Capture CUDA graphs for images that are about to come; does nothing where there are none.
+
+        Args:
+            sizes: (height, width) of the images, of each camera one: they may come alone and together.
+            confidence: whether that will be asked for.
+            wait: return when they are captured, and not at once.
+        """
+        if self._graphs is None:
+            return
+        wanted = []
+        for together in (sizes[:count] for count in range(1, len(sizes) + 1)):
+            grey = [np.broadcast_to(np.uint8(128), (*size, 3)) for size in sorted(together)]
+            for size, places in self._batches(grey):
+                padded, _ = pad([grey[place].shape[:2] for place in places])
+                wanted += [
+                    Combination(padded, size, wish and self.gives_confidence, self.gives_confidence)
+                    for wish in confidence
+                ]
+        self._graphs.expect(wanted, wait)
 
     def __call__(
         self,
@@ -251,6 +294,7 @@ class Segmenter:
         Raises:
             ValueError: if an image is not uint8 [H, W, 3] with at least one pixel.
             NotFiniteError: if the network gave NaN or an infinite value.
+            DeviceLostError: if the GPU fails whatever is asked of it; only a new process gets it back.
         """
         return self._submit(images, confidence, stages, frame_confidence).result()
 
@@ -289,14 +333,27 @@ class Segmenter:
             # equal sizes side by side: they are resized together, and in whatever order they came it is the same graph
             places = sorted(places, key=lambda place: images[place].shape)
             those = [images[place] for place in places]
-            batches.append((places, self._start(those, size, confidence, stages, of_frames)))
+            with self._watching():
+                batches.append((places, self._start(those, size, confidence, stages, of_frames)))
 
         def answer(label: np.ndarray, *planes: np.ndarray) -> Segmentation:
             plane, rows = planes[0] if confidence else None, planes[confidence:]
             frame = self.contract.confidence.of_frame(rows[0]) if of_frames and rows else None
             return Segmentation(label, plane, frame)
 
-        return Pending(len(images), batches, alone, answer)
+        return Pending(len(images), batches, alone, answer, self._watching)
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Tell a GPU that is lost from a frame that failed."""
+        try:
+            yield
+        except Exception as error:
+            device = self._network.tensor_device
+            if isinstance(error, DeviceLostError) or device == "cpu" or not is_lost(device):
+                raise
+            keep_for_ever(self)
+            raise DeviceLostError(f"the GPU {device} is lost to this process: {error}") from error
 
     def _batches(self, images: list[np.ndarray]) -> list[tuple[Size, list[int]]]:
         """(network size, places in the list) of the images that go through the network together."""
@@ -316,7 +373,7 @@ class Segmenter:
         """One batch: what waits for its planes, labels, then confidences, then what frames are judged by."""
         if self._graphs is not None:
             # always with what frames are judged by, some kB: else each graph would be needed twice
-            flight = self._graphs.submit(images, size, confidence, stages, of_frames=True)
+            flight = self._graphs.submit(images, size, confidence, stages, of_frames=self.gives_confidence)
             if flight is not None:
                 return lambda: self._checked(flight.land(), len(images))
         planes = self._checked(self._plain(images, size, confidence, stages, of_frames), len(images))
@@ -415,4 +472,12 @@ class _StageClock:
         self._last = now
 
 
-__all__ = ["CheckpointError", "NotFiniteError", "Segmentation", "Segmenter", "choose_device", "choose_precision"]
+__all__ = [
+    "CheckpointError",
+    "DeviceLostError",
+    "NotFiniteError",
+    "Segmentation",
+    "Segmenter",
+    "choose_device",
+    "choose_precision",
+]

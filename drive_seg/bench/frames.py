@@ -151,17 +151,17 @@ def _bench_frames_at(
     network, batch = subject.build().to(cell.device), batch_of(cell.batch, cell.size, cell.device)
     calls: dict[str, Callable[[], object]] = {_EAGER_CALL: lambda: _eager(network, batch, cell.device)}
     rows: dict[str, Row] = {}
+    held: dict[str, tuple[Segmenter, bool]] = {}
     precision = choose_precision("auto", cell.device)
     for name, runtime, graphs in FRAME_WAYS:
         row = Row("frames", name, runtime, precision, size_text(cell.size), cell.batch, parameters=subject.parameters)
         rows[_label(row)] = row
         try:
-            memory, told = PeakMemory(cell.device), []
+            memory = PeakMemory(cell.device)
             executor = TorchRuntime(subject.build(), cell.device, precision)
-            segmenter = Segmenter(executor, contract, input_size=cell.size, graphs=graphs, tell=told.append)
+            segmenter = Segmenter(executor, contract, input_size=cell.size, graphs=graphs, tell=tell)
             found = segmenter(images)
-            if graphs and not segmenter.graphs:
-                raise ValueError(*told or ["there are no CUDA graphs on this device, or they are switched off"])
+            _need_graphs(segmenter, graphs)
             memory.reset()
             row.agreement = min(
                 check_label(segmentation.label, label, subject.classes, precision)
@@ -171,14 +171,25 @@ def _bench_frames_at(
         except Exception as error:  # whatever it is, it costs this row and none of the others
             row.fail(error)
             continue
+        held[_label(row)] = segmenter, graphs
         calls[_label(row)] = _stream(segmenter, images) if name == STREAM else _frame(segmenter, images)
     outcomes = measure(calls, seconds, clock)
     beside = _beside(outcomes.pop(_EAGER_CALL), subject, cell.size, cell.batch)
     for label, outcome in outcomes.items():
         row = rows[label]
+        try:
+            _need_graphs(*held[label])
+        except ValueError as error:
+            outcome = error
         if _take(row, outcome, beside, STREAMED if row.name == STREAM else 1):
             row.details["frames_per_second"] = 1e3 * cell.batch / row.median_ms
     return list(rows.values())
+
+
+def _need_graphs(segmenter: Segmenter, wanted: bool) -> None:
+    """ValueError if frames were to go through a CUDA graph and did not."""
+    if wanted and not segmenter.graphs:
+        raise ValueError(f"frames went without a CUDA graph: {segmenter.describe_graphs()}")
 
 
 def _beside(eager: list[float] | Exception, subject: Subject, size: Size, batch: int) -> Row:

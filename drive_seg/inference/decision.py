@@ -65,9 +65,10 @@ def _decide_at_once(logits: Tensor, confidence: bool, temperature: float = 1.0) 
     """By whole reductions, whose shapes no value decides: what a CUDA graph can hold."""
     if not confidence:
         return _best(logits), None
-    largest, ids = logits.float().max(1)
+    logits = logits.float()
+    largest, ids = logits.max(1)
     # softmax maximum = 1 / sum exp((logit - largest) / temperature)
-    total = (logits.float() - largest.unsqueeze(1)).mul(1 / temperature).exp().sum(1)
+    total = (logits - largest.unsqueeze(1)).mul(1 / temperature).exp().sum(1)
     ids = ids.masked_fill(~largest.isfinite(), VOID)
     return ids.to(torch.uint8), (255.0 / total).nan_to_num(0.0).round().to(torch.uint8)
 

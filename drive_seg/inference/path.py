@@ -13,6 +13,11 @@ from drive_seg.confidence import Confidence
 from drive_seg.inference.decision import SPARSE, decide, to_size
 from drive_seg.inference.runtimes import Runtime, Size
 
+ROUNDINGS = 256
+"""Two classes that lie closer are a tie: so many roundings of the larger logit. In fp16 another order of the sums
+changes 0.1 to 0.2 % of DSNet's labels, where the classes lie up to 190 roundings apart, as maxima then stand elsewhere
+and with them what is un-pooled; of SwiftNet's 0.005 %, up to one rounding (dsnet_synth19, swiftnet_road19 on a CPU)."""
+
 Lap = Callable[[str], None]
 """Hears that a stage is over."""
 
@@ -80,6 +85,22 @@ class FramePath:
         ]
         return whole + list(sparse if sparse is not None else ())
 
+    def ties(self, stacks: Sequence[Tensor], size: Size) -> list[Tensor]:
+        """Where the order of sums may decide the class, for whoever compares two ways to compute it.
+
+        Args:
+            stacks, size: as for the call; only for a runtime that gives logits.
+
+        Returns:
+            bool [H, W] for each image: its two largest logits lie within ``ROUNDINGS`` of the runtime's dtype.
+        """
+        logits = self._runtime(torch.cat([self.prepare(stack, size) for stack in stacks])).float()
+        largest, second = logits.topk(2, 1).values.unbind(1)
+        rounding = largest.abs().clamp(min=1) * torch.finfo(self._runtime.dtype).eps
+        ties = (largest - second <= ROUNDINGS * rounding).to(torch.uint8)
+        sizes = [tuple(stack.shape[1:3]) for stack in stacks for _ in range(len(stack))]
+        return [to_size(plane, at).bool() for plane, at in zip(ties, sizes, strict=True)]
+
     def prepare(self, stack: Tensor, size: Size) -> Tensor:
         """Resize and normalise: uint8 BGR [B, H, W, 3] -> [B, 3, h, w] of the runtime's dtype, channels_last."""
         pixels = resized(stack.permute(0, 3, 1, 2), size)
@@ -87,10 +108,10 @@ class FramePath:
 
 
 def resized(pixels: Tensor, size: Size) -> Tensor:
-    """uint8 [B, 3, H, W] -> [B, 3, h, w], uint8 or on a GPU float32; as it is where that is its size."""
+    """uint8 [B, 3, H, W] -> [B, 3, h, w], uint8 on a CPU, else float32; as it is where that is its size."""
     if pixels.shape[-2:] == size:
         return pixels
-    if pixels.is_cuda:
+    if pixels.device.type != "cpu":
         pixels = pixels.float()
     # antialiased, so that a thin pole of a large image is not skipped over
     return F.interpolate(pixels, size, mode="bilinear", align_corners=False, antialias=True)

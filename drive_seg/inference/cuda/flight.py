@@ -29,17 +29,19 @@ Stages = dict[str, float]
 
 
 class Captured(Protocol):
-    """What a flight needs of a graph.
+    """What a flight needs of a graph, which keeps alive whatever the kernels read and write.
 
     Attributes:
         graph: it reads ``pixels`` and writes ``planes``, uint8 on the device, end to end.
-        sizes: (height, width) of each plane.
+        starts: where each image begins in ``pixels``, and then where the last one ends.
+        planes_of: for each image where its planes begin in ``planes``, with their (height, width).
     """
 
     graph: Graph
     pixels: Tensor
     planes: Tensor
-    sizes: tuple[Size, ...]
+    starts: Sequence[int]
+    planes_of: Sequence[Sequence[tuple[int, Size]]]
 
 
 class Slot:
@@ -62,57 +64,72 @@ class Slot:
 class Flight:
     """A batch between its images and its answer.
 
-    ``stages``, if given, receives seconds when it lands: "preprocess", filling the pinned buffer and the upload;
-    "network", the graph, so resizing and class ids too; "postprocess", the download and copying out.
+    Args:
+        graph: what computes it; it may hold more images than there are, whose answers nobody reads.
+        places: which of the graph's images each of the batch is.
+        stages: if given, receives seconds when it lands: "preprocess", filling the pinned buffer and the upload;
+            "network", the graph, so resizing and class ids too; "postprocess", the download and copying out.
     """
 
     def __init__(
-        self, graph: Captured, slot: Slot, device: CudaDevice, lock: threading.RLock, stages: Stages | None
+        self, graph: Captured, places: Sequence[int], slot: Slot, device: CudaDevice, stages: Stages | None
     ) -> None:
-        self._graph, self._slot, self._device, self._lock, self._stages = graph, slot, device, lock, stages
+        self._graph, self._places, self._slot, self._device, self._stages = graph, places, slot, device, stages
+        self._lock = threading.Lock()
         self._fill_s = 0.0
         self._answer: list[np.ndarray] | None = None
+        self._failure: Exception | None = None
 
     def start(self, images: Sequence[np.ndarray]) -> None:
         """Fill the slot and give the streams their work."""
         device, slot, graph = self._device, self._slot, self._graph
-        given, wanted = len(graph.pixels), len(graph.planes)
-        slot.fit(given, wanted)
-        begun, at = perf_counter(), 0
-        host = slot.host_pixels.numpy()
-        for image in images:
+        given = graph.starts[max(self._places) + 1]
+        wanted = max(at + height * width for place in self._places for at, (height, width) in graph.planes_of[place])
+        slot.fit(len(graph.pixels), len(graph.planes))
+        begun, host = perf_counter(), slot.host_pixels.numpy()
+        for place, image in zip(self._places, images, strict=True):
+            at = graph.starts[place]
             np.copyto(host[at : at + image.size].reshape(image.shape), image)
-            at += image.size
         self._fill_s = perf_counter() - begun
         device.record(device.up, slot.begun)
         device.copy(device.up, slot.pixels[:given], slot.host_pixels[:given])
         device.record(device.up, slot.uploaded)
         device.order(device.compute, slot.uploaded)
-        device.copy(device.compute, graph.pixels, slot.pixels[:given])
+        device.copy(device.compute, graph.pixels[:given], slot.pixels[:given])
         device.replay(graph.graph)
-        device.copy(device.compute, slot.planes[:wanted], graph.planes)
+        device.copy(device.compute, slot.planes[:wanted], graph.planes[:wanted])
         device.record(device.compute, slot.computed)
         device.order(device.down, slot.computed)
         device.copy(device.down, slot.host_planes[:wanted], slot.planes[:wanted])
         device.record(device.down, slot.downloaded)
+        # whoever asked may lose interest, in the answer and in the model
+        device.keep(self, slot.downloaded)
 
     def land(self) -> list[np.ndarray]:
-        """Wait for the answer: uint8 [H, W] for each plane, arrays of their own.
+        """Wait for the answer: uint8 [H, W] for each plane, arrays of their own; those of all images, kind by kind.
 
         Copied out, although the pinned buffer could be handed on: whoever keeps masks would keep pinned memory, which
         a vehicle has little of, and each frame would need a new buffer.
         """
         with self._lock:
+            if self._failure is not None:
+                raise self._failure
             if self._answer is None:
-                self._device.wait(self._slot.downloaded)
-                begun, at, answer = perf_counter(), 0, []
-                host = self._slot.host_planes.numpy()
-                for height, width in self._graph.sizes:
-                    answer.append(host[at : at + height * width].reshape(height, width).copy())
-                    at += height * width
-                self._answer = answer
+                try:
+                    self._device.wait(self._slot.downloaded)
+                except Exception as error:
+                    self._failure, self._slot.flight = error, None
+                    raise
+                begun, host = perf_counter(), self._slot.host_planes.numpy()
+                of_images = [self._graph.planes_of[place] for place in self._places]
+                self._answer = [
+                    host[at : at + height * width].reshape(height, width).copy()
+                    for kind in zip(*of_images, strict=True)
+                    for at, (height, width) in kind
+                ]
                 self._tell_stages(perf_counter() - begun)
                 self._slot.flight = None
+                self._device.release(self)
             return self._answer
 
     def _tell_stages(self, copied_s: float) -> None:

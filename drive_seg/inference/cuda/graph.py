@@ -1,179 +1,100 @@
-"""Frame paths as CUDA graphs.
+"""A frame path as a CUDA graph.
 
-A graph is one launch where the path itself takes one for each of some two hundred kernels, so that the host no longer
-holds the GPU up. It is captured once for each combination of image sizes and outputs, and must then label two pictures
-as the path does without it. Wherever anything fails, or labels differ, the plain path stays: that costs speed and a
-sentence in the log, and never a frame.
+A graph is one launch where the path itself takes one for each of some hundred kernels, so that the host no longer holds
+the GPU up. After its capture it must label two pictures as the path does without it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import accumulate, groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from drive_seg.inference.cuda.device import CudaDevice
-from drive_seg.inference.cuda.flight import Flight, Slot, Stages
+from drive_seg.inference.cuda.device import CudaDevice, Pool
 from drive_seg.inference.decision import SPARSE
 from drive_seg.inference.path import FramePath
 from drive_seg.inference.runtimes import Size
 from drive_seg.labels import VOID
 
-MOST = 12
-"""Graphs at once: six cameras of one size, one to six of them together, with and without confidence."""
-STALE = 1000
-"""Batches that go by until a graph nobody took meanwhile may make room for another one. A capture runs the path seven
-times; so a folder of pictures that are all of different sizes costs a dozen captures for a thousand pictures."""
-AGREEMENT, STEPS = 0.999, 2
-"""The least share of pixels where a graph gives the path's id, and its confidence within so many of 255 steps. It is
-not all of them because some kernels of cuDNN sum in an order of their own each time, which decides ties."""
+COUNTS = (1, 2, 3, 4, 6)
+"""Images of one size in a graph, beyond them multiples of four; what is free among them is computed and not read."""
+STEPS, MOST_DIFFERENT = 2, 0.02
+"""A graph's classes may differ from the path's where the path itself can hardly tell them apart, see
+:meth:`FramePath.ties`, and its confidences by so many of 255 steps; both, or confidences by more, at this share of the
+pixels at most. A graph that reads what is no longer there is wrong at most of them. Equal they need not be: some
+kernels of cuDNN sum in an order of their own each time."""
 WARM_UPS = 2
-
-Tell = Callable[[str], None]
 
 
 class GraphError(RuntimeError):
     """A graph does not do what it was captured from; the message says in what."""
 
 
-class FrameGraphs:
-    """The graphs of one Segmenter, made when a combination of images is first seen.
-
-    That one frame is late by the capture, which on a vehicle happens within a camera's first frames, or before them
-    for sizes that a Segmenter was warmed up with. Any thread may call.
-
-    Args:
-        path: what the graphs hold.
-        device: where.
-        tell: is told once if there will be no more graphs, and why.
-        most: graphs at once; the least recently used makes room if it was never used, or not for ``stale`` batches.
-        stale: see above.
+class Combination(NamedTuple):
+    """What a graph is for.
 
     Attributes:
-        off: why there are none any more; empty while there are.
-    """
-
-    def __init__(self, path: FramePath, device: CudaDevice, tell: Tell, most: int = MOST, stale: int = STALE) -> None:
-        self._path, self._device, self._tell, self._most, self._stale = path, device, tell, most, stale
-        self._kept: OrderedDict[tuple, FrameGraph] = OrderedDict()
-        self._slots: list[Slot] = []
-        self._submitted = 0
-        self._lock = threading.RLock()
-        self.off = ""
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def submit(
-        self,
-        images: Sequence[np.ndarray],
-        size: Size,
-        confidence: bool,
-        stages: Stages | None = None,
-        of_frames: bool = False,
-    ) -> Flight | None:
-        """Send a batch on its way. If two are on theirs already, the older one's arrival is waited for first.
-
-        Args:
-            images: uint8 BGR [H, W, 3], those of one size next to each other.
-            size: (height, width) in which the network sees them.
-            confidence: also give that.
-            stages: receives seconds when the batch has arrived, see :class:`Flight`.
-            of_frames: also give what whole frames are judged by, see :class:`~drive_seg.inference.path.FramePath`.
-
-        Returns:
-            None if these images have no graph, and are left to the plain path.
-        """
-        with self._lock:
-            if self.off:
-                return None
-            try:
-                graph = self._graph(tuple(image.shape[:2] for image in images), size, confidence, of_frames)
-                return None if graph is None else self._send(graph, images, stages)
-            except Exception as error:  # whatever it is, the plain path may do without
-                self._give_up(error)
-                return None
-
-    def forget_uses(self) -> None:
-        """Those there are were made on expectation: they are the first to go until a frame takes them."""
-        with self._lock:
-            for graph in self._kept.values():
-                graph.used = None
-
-    def _graph(self, sizes: tuple[Size, ...], size: Size, confidence: bool, of_frames: bool) -> FrameGraph | None:
-        self._submitted += 1
-        key = sizes, size, confidence, of_frames
-        graph = self._kept.get(key)
-        if graph is None:
-            if not self._has_room():
-                return None
-            graph = self._kept[key] = FrameGraph(self._path, self._device, *key)
-        self._kept.move_to_end(key)
-        graph.used = self._submitted
-        return graph
-
-    def _has_room(self) -> bool:
-        if len(self._kept) < self._most:
-            return True
-        key, oldest = next(iter(self._kept.items()))
-        if oldest.used is not None and self._submitted - oldest.used < self._stale:
-            return False
-        self._land_all()  # it may be running
-        del self._kept[key]
-        return True
-
-    def _send(self, graph: FrameGraph, images: Sequence[np.ndarray], stages: Stages | None) -> Flight:
-        if not self._slots:
-            self._slots = [Slot(self._device), Slot(self._device)]
-        self._slots.reverse()
-        slot = self._slots[0]
-        if slot.flight is not None:
-            slot.flight.land()
-        slot.flight = Flight(graph, slot, self._device, self._lock, stages)
-        try:
-            slot.flight.start(images)
-        except BaseException:
-            slot.flight = None
-            raise
-        return slot.flight
-
-    def _land_all(self) -> None:
-        for slot in self._slots:
-            if slot.flight is not None:
-                slot.flight.land()
-
-    def _give_up(self, error: Exception) -> None:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        self.off = f"CUDA graphs are off, frames take the plain path on the GPU: {reason}"
-        with suppress(Exception):  # what fails here fails again where the result is waited for
-            self._land_all()
-        self._kept.clear()
-        self._slots.clear()
-        self._tell(self.off)
-
-
-class FrameGraph:
-    """The frame path for images of certain sizes, captured and compared with the path itself.
-
-    Args:
-        path: what is captured.
-        device: where.
-        sizes: (height, width) of each image, equal ones next to each other.
+        sizes: (height, width) of each image, equal ones next to each other, as many of them as ``COUNTS`` allows.
         size: (height, width) in which the network sees them.
         confidence: also give that.
         of_frames: also give what whole frames are judged by.
+    """
+
+    sizes: tuple[Size, ...]
+    size: Size
+    confidence: bool
+    of_frames: bool
+
+    def __str__(self) -> str:
+        images = ", ".join(f"{len(list(same))} of {w}x{h}" for (h, w), same in groupby(self.sizes))
+        return f"{images}{' with confidence' if self.confidence else ''}"
+
+
+def pad(sizes: Sequence[Size]) -> tuple[tuple[Size, ...], list[int]]:
+    """The sizes of the graph that takes images of these, and which of its images each of them is."""
+    padded, places = [], []
+    for size, same in groupby(sizes):
+        count = len(list(same))
+        places += range(len(padded), len(padded) + count)
+        padded += [size] * next((n for n in COUNTS if n >= count), -(-count // 4) * 4)
+    return tuple(padded), places
+
+
+class Buffers:
+    """What graphs read and write, in common, because they run one after the other.
 
     Attributes:
-        sizes: of the planes that come out: those of the images, then again those for confidence, then what frames are
-            judged by.
-        pixels, planes: uint8 on the device, all images and all planes end to end: what it reads and writes.
-        used: when it was taken last, as a count of batches; None if it was not.
+        pixels, planes: uint8 on the device, all images and all planes end to end.
+    """
+
+    def __init__(self, device: CudaDevice, key: Combination) -> None:
+        self.pixels, self.planes = device.memory(3 * area(key.sizes)), device.memory(_planes(key)[1])
+
+    def fit(self, key: Combination) -> bool:
+        """Whether they are large enough; if not, larger ones are made, and the graphs there are keep theirs."""
+        return len(self.pixels) >= 3 * area(key.sizes) and len(self.planes) >= _planes(key)[1]
+
+
+class FrameGraph:
+    """The frame path for one combination, captured and compared with the path itself.
+
+    Args:
+        path: what is captured; it is kept, because the kernels read its weights.
+        device: where.
+        key: for which images.
+        buffers: what it reads and writes.
+        pool: for what is between; of another graph that is alive, or a new one.
+        lock: held by whoever gives work to the buffers.
+
+    Attributes:
+        pool: where its kernels keep what is between.
+        graph, pixels, planes, starts, planes_of: see :class:`~drive_seg.inference.cuda.flight.Captured`.
+        differing: the share of pixels of two pictures to which it gave another class than the path.
 
     Raises:
         RuntimeError: if it cannot be captured, or labels otherwise than the path.
@@ -183,37 +104,63 @@ class FrameGraph:
         self,
         path: FramePath,
         device: CudaDevice,
-        sizes: tuple[Size, ...],
-        size: Size,
-        confidence: bool,
-        of_frames: bool = False,
+        key: Combination,
+        buffers: Buffers,
+        pool: Pool,
+        lock: threading.RLock,
     ) -> None:
-        area = _area(sizes)
-        sparse = ((-(-size[0] // SPARSE), size[1]),) * len(sizes) if of_frames else ()
-        self.sizes = sizes + (sizes if confidence else ()) + sparse
-        # Not in the graphs' common memory, where the next graph would write over them.
-        self.pixels, self.planes = pixels, planes = device.memory(3 * area), device.memory(_area(self.sizes))
-        self.used: int | None = None
-        stacks = _stacks(pixels, sizes)
+        self._path, self._buffers, self.pool = path, buffers, pool
+        self.starts = [0, *accumulate(3 * height * width for height, width in key.sizes)]
+        self.planes_of, length = _planes(key)
+        self.pixels, self.planes = buffers.pixels[: self.starts[-1]], buffers.planes[:length]
+        begins = [at for kind in zip(*self.planes_of, strict=True) for at, _ in kind]
+        order = sorted(range(len(begins)), key=begins.__getitem__)
 
-        def work() -> None:
-            found = path(stacks, size, confidence, of_frames=of_frames)
-            torch.cat([plane.reshape(-1) for plane in found], out=planes)
+        def compute(pixels: Tensor, planes: Tensor) -> None:
+            found = path(_stacks(pixels, key.sizes), key.size, key.confidence, of_frames=key.of_frames)
+            torch.cat([found[place].reshape(-1) for place in order], out=planes)
 
-        device.run(lambda: pixels.fill_(128))
-        for _ in range(WARM_UPS):  # libraries choose their kernels and take their memory
-            device.run(work)
-        self.graph = device.capture(work)
+        pixels, planes = device.memory(len(self.pixels)), device.memory(length)
+        for seed in range(WARM_UPS):  # libraries choose their kernels and take their memory
+            device.run(lambda seed=seed: pixels.copy_(_patches(key.sizes, seed)))
+            device.run(lambda: compute(pixels, planes))
+        self.graph = device.capture(lambda: compute(self.pixels, self.planes), pool)
+
+        def replay() -> Tensor:
+            with lock:
+                self.pixels.copy_(pixels)
+                self.planes.fill_(VOID)
+                device.replay(self.graph)
+                return self.planes.clone()
+
+        differing = 0
         for seed in range(2):  # two, because one would not show a graph that reads what is no longer there
-            device.run(lambda seed=seed: pixels.copy_(_patches(sizes, seed)))
-            device.run(work)
-            wanted = device.run(planes.clone).cpu()
-            device.run(lambda: planes.fill_(VOID))
-            device.run(lambda: device.replay(self.graph))
-            _check(planes.cpu(), wanted, area)
+            device.run(lambda seed=seed: pixels.copy_(_patches(key.sizes, seed)))
+            device.run(lambda: compute(pixels, planes))
+            ties = device.run(lambda: path.ties(_stacks(pixels, key.sizes), key.size))
+            found, wanted = device.run(replay).cpu(), planes.cpu()
+            for planes_of, tie in zip(self.planes_of, ties, strict=True):
+                differing += _check(found, wanted, planes_of, tie.cpu())
+        self.differing = differing / (2 * area(key.sizes))
 
 
-def _area(sizes: Sequence[Size]) -> int:
+def _planes(key: Combination) -> tuple[list[list[tuple[int, Size]]], int]:
+    """Where the planes of each image begin, with their (height, width), and where the last one ends.
+
+    Those of an image lie together: of a batch that does not fill its graph only the first are downloaded.
+    """
+    rows = [(-(-key.size[0] // SPARSE), key.size[1])] if key.of_frames else []
+    planes_of, at = [], 0
+    for size in key.sizes:
+        planes_of.append([])
+        for height, width in [size, *[size] * key.confidence, *rows]:
+            planes_of[-1].append((at, (height, width)))
+            at += height * width
+    return planes_of, at
+
+
+def area(sizes: Sequence[Size]) -> int:
+    """Of images together, in pixels."""
     return sum(height * width for height, width in sizes)
 
 
@@ -237,13 +184,27 @@ def _patches(sizes: Sequence[Size], seed: int, side: int = 16) -> Tensor:
     return torch.from_numpy(np.concatenate(images))
 
 
-def _check(found: Tensor, wanted: Tensor, area: int) -> None:
-    """
+def _check(found: Tensor, wanted: Tensor, planes_of: Sequence[tuple[int, Size]], tie: Tensor) -> int:
+    """How many pixels of one image have another class than wanted.
+
+    Args:
+        found, wanted: what the graph and the path wrote.
+        planes_of: where the image's planes begin: classes, then confidences.
+        tie: bool [H, W], where another class is no error.
+
     Raises:
-        GraphError: if the first ``area`` bytes, ids, or the others, confidences, are not the wanted ones.
+        GraphError: if they differ by more than ``MOST_DIFFERENT`` allows, or where there is no tie.
     """
     off = (found.short() - wanted.short()).abs()
-    for what, same in (("class", off[:area] == 0), ("confidence", off[area:] <= STEPS)):
-        share = same.float().mean().item() if len(same) else 1.0
-        if share < AGREEMENT:
-            raise GraphError(f"a graph gives the same {what} as the path it holds on {share:.2%} of the pixels only")
+    (at, (height, width)), *others = planes_of
+    differs = off[at : at + height * width].view(height, width) != 0
+    wrong, share = (differs & ~tie).float().mean().item(), differs.float().mean().item()
+    if wrong > 0 or share > MOST_DIFFERENT:
+        raise GraphError(
+            f"it gives another class than its path at {share:.2%} of the pixels, {wrong:.2%} where that is no tie"
+        )
+    for at, (height, width) in others:
+        share = (off[at : at + height * width] > STEPS).float().mean().item()
+        if share > MOST_DIFFERENT:
+            raise GraphError(f"it gives another confidence than its path at {share:.2%} of the pixels")
+    return int(differs.sum())

@@ -27,7 +27,7 @@ from drive_seg.inference.runtimes.prepared import (
     how_to_prepare,
     prepare,
 )
-from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device
+from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device, trial
 from drive_seg.inference.runtimes.sessions import precisions
 
 FASTEST_FIRST = ("native", "inductor", "openvino", "onnxruntime")
@@ -65,6 +65,8 @@ def for_checkpoint(
         raise ValueError(
             f"runtime 'tensorrt' runs ONNX files and no checkpoints: drive-seg export {loaded.path} --to onnx makes one"
         )
+    if device == "auto" and torch.cuda.is_available() and (reason := trial("cuda")):
+        tell(f"device auto takes the cpu, as the GPU cannot run a layer: {reason}")
     unprepared: str | None = None
     if runtime == "auto":
         runtime, unprepared = _rule(loaded, device, precision, size, tell, preparation.way(prepare_first))

@@ -12,7 +12,7 @@ from drive_seg.checkpoint import Checkpoint
 from drive_seg.inference.runtimes import Runtime, Size, cache, compiled
 from drive_seg.inference.runtimes.conversion import ConversionError, check, convertible, synthetic_inputs, to_onnx
 from drive_seg.inference.runtimes.native import runtime as native
-from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
+from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device, choose_precision, indexed
 from drive_seg.inference.runtimes.sessions import Session, open_session, precisions
 
 FORMS = {native.NAME: "native", "onnxruntime": "onnx", "openvino": "openvino", compiled.NAME: "inductor"}
@@ -52,7 +52,7 @@ class PreparedRuntime(Runtime):
         device: str = "cpu",
     ) -> None:
         self.name, self.precision = name, check_precision(name, precision, device)
-        self.device = self.tensor_device = device
+        self.device, self.tensor_device = device, indexed(device)
         form = form_of(name, self.precision, device)
         self._path, self._tell = loaded.path, tell
         self._others = TorchRuntime(loaded.build_network(), device, self.precision)

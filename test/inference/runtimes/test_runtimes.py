@@ -11,6 +11,7 @@ import torch
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.inference.runtimes import cache, compiled, prepared, sessions
+from drive_seg.inference.runtimes.pytorch import trial
 from drive_seg.labels import CAMVID11
 from drive_seg.segmenter import Segmenter
 from drive_seg.synth import SynthDrive
@@ -329,3 +330,15 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ValueError, match=r"the cache .* cannot be written .*set XDG_CACHE_HOME"):
         cache.write("onnxruntime", "ab", (8, 16), b"graph")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a torch whose CUDA is of no use")
+def test_a_gpu_that_cannot_run_a_layer_is_left_alone(monkeypatch):
+    """Here torch has no CUDA at all; elsewhere it has no kernels for the card, or no memory is left there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    trial.cache_clear()
+    told = []
+    segmenter = Segmenter.load("dsnet_camvid11", runtime="torch", tell=told.append)
+    trial.cache_clear()
+    assert (segmenter.device, segmenter.describe_graphs()) == ("cpu", "n/a")
+    assert told[0].startswith("device auto takes the cpu, as the GPU cannot run a layer: ")
