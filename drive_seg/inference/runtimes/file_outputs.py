@@ -86,8 +86,10 @@ class Outputs:
         if wrong:
             raise ValueError(f"{about}, {wrong}")
 
-    def logits(self, values: np.ndarray, size: Size) -> Tensor:
+    def logits(self, values: np.ndarray | Tensor, size: Size) -> Tensor:
         """Logits float32 [B, C, h, w] of the label map at a size; only where it ``gives_logits``.
+
+        Values in the memory of a device stay there; only where they are ``plain``.
 
         Of network classes that become one, they are of the sum of probabilities; those that become void are left out.
         """
@@ -186,16 +188,16 @@ class Outputs:
         spare = f": if the last is no class, say ignore: [{count - 1}]" if count == self.classes + 1 else ""
         raise ValueError(f"{about}, so of {count} classes, but {owner} has {self.classes}{spare}")
 
-    def _arranged(self, values: np.ndarray) -> Tensor:
+    def _arranged(self, values: np.ndarray | Tensor) -> Tensor:
         """float32 [B, C, h, w], a view where it can be."""
-        planes = torch.from_numpy(values).float()
+        planes = torch.as_tensor(values).float()
         if self._axis is None:
             return planes.reshape(-1, 1, *planes.shape[-2:])
         if self._axis in (2, 3):
             planes = planes.movedim(-1, -3)
         return planes if planes.ndim == 4 else planes.unsqueeze(0)
 
-    def _planes(self, values: np.ndarray, size: Size) -> Tensor:
+    def _planes(self, values: np.ndarray | Tensor, size: Size) -> Tensor:
         """float32 [B, C, h, w] at a size: of a lower resolution, they are brought there bilinearly."""
         planes = self._arranged(values)
         return planes if planes.shape[-2:] == size else resize(planes, size)

@@ -76,10 +76,13 @@ class ImageInput:
         """The size with the fixed sides for those of a wanted (height, width)."""
         return tuple(fixed or side for fixed, side in zip(self.sides, wanted, strict=True))
 
-    def feed(self, batch: Tensor) -> dict[str, np.ndarray]:
+    def arranged(self, batch: Tensor) -> Tensor:
         """[B, 3, h, w] of ``dtype`` as the session takes it."""
-        values = batch.permute(0, 2, 3, 1) if self.by_pixel else batch
-        return {self.port.name: values.contiguous().numpy()}
+        return (batch.permute(0, 2, 3, 1) if self.by_pixel else batch).contiguous()
+
+    def feed(self, batch: Tensor) -> dict[str, np.ndarray]:
+        """[B, 3, h, w] of the host as the session takes it, by name."""
+        return {self.port.name: self.arranged(batch).numpy()}
 
 
 def image_input(ports: Sequence[Port]) -> ImageInput:

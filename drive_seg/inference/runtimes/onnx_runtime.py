@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,11 +18,14 @@ from drive_seg.inference.decision import SPARSE
 from drive_seg.inference.runtimes import MULTIPLE, Runtime, Size, cache, parse_device
 from drive_seg.inference.runtimes.file_contract import elsewhere
 from drive_seg.inference.runtimes.file_outputs import Outputs
-from drive_seg.inference.runtimes.file_ports import FileSession, Port, image_input, in_words
+from drive_seg.inference.runtimes.file_ports import FileSession, ImageInput, Port, image_input, in_words
 from drive_seg.inference.runtimes.onnx_file import ModelFile, OnnxFile
+from drive_seg.inference.runtimes.pytorch import indexed
 from drive_seg.inference.runtimes.sessions import import_runtime, thread_count
 
 _TENSORRT = "TensorrtExecutionProvider"
+MOST_IMAGES = 6
+"""At once through an engine of TensorRT: as many as a vehicle has cameras."""
 _DRIVER = Path("/proc/driver/nvidia")
 
 
@@ -34,7 +38,8 @@ class OnnxRuntime(Runtime):
     Args:
         file: what :func:`drive_seg.inference.runtimes.onnx_file.read` gives.
         device: "auto" and "cpu" are the CPU. "cuda" and "cuda:N" need an onnxruntime that offers CUDA; the authors have
-            never run it. Images are then normalised on the CPU, and each result comes back to it.
+            never run it. Where torch has CUDA, too, images are resized and normalised there, and logits decided on: the
+            network reads and writes the GPU's memory.
         precision: "auto", or what the file computes in: "fp32", "fp16" by the type of its input, "int8".
         threads: 0 is onnxruntime's own choice.
 
@@ -50,6 +55,8 @@ class OnnxRuntime(Runtime):
     def __init__(self, file: OnnxFile, device: str = "auto", precision: str = "auto", threads: int = 0) -> None:
         self._file, options = file, file.contract.options
         self.device = "cpu" if device == "auto" else device
+        if self.device != "cpu" and torch.cuda.is_available():
+            self.tensor_device = indexed(self.device)
         self._session = self._open(file, precision, threads)
         self.precision = self._session.precision
         try:
@@ -70,7 +77,12 @@ class OnnxRuntime(Runtime):
         self.gives_confidence = self._outputs.kind != "ids" or len(self._wanted) == 2
 
     def __call__(self, batch: Tensor) -> Tensor:
-        return self._outputs.logits(self._run(batch)[0], tuple(batch.shape[-2:]))
+        size = tuple(batch.shape[-2:])
+        if self._outputs.plain and batch.device.type != "cpu":
+            with self._in_words(size):
+                given = self._input.arranged(batch)
+                return self._outputs.logits(self._session.run_on_device(self._wanted, given)[0], size)
+        return self._outputs.logits(self._run(batch)[0], size)
 
     def decide(
         self, batch: Tensor, confidence: bool, temperature: float = 1.0, frame_temperature: float | None = None
@@ -155,11 +167,17 @@ class OnnxRuntime(Runtime):
         return True
 
     def _run(self, batch: Tensor) -> list[np.ndarray]:
+        with self._in_words(batch.shape[-2:]):
+            return self._session.run(self._wanted, self._input.feed(batch.cpu()))
+
+    @contextmanager
+    def _in_words(self, size: Sequence[int]) -> Iterator[None]:
+        """Say of which file and input an error is."""
         try:
-            return self._session.run(self._wanted, self._input.feed(batch))
+            yield
         except RuntimeError as error:
-            size = "x".join(map(str, reversed(batch.shape[-2:])))
-            raise RuntimeError(f"{self._file.path.name} fails on an input of {size}: {error}") from error
+            text = "x".join(map(str, reversed(size)))
+            raise RuntimeError(f"{self._file.path.name} fails on an input of {text}: {error}") from error
 
     def _misfit(self, reason: object) -> CheckpointError:
         contract = self._file.contract_file
@@ -205,6 +223,7 @@ class TensorRtRuntime(OnnxRuntime):
                 "trt_fp16_enable": self._half,
                 "trt_engine_cache_enable": True,
                 "trt_engine_cache_path": str(_engines(file.sha256, onnxruntime.__version__)),
+                **profiles(image_input(open_file(file).inputs), file.contract.input.size),
             }
             return [(_TENSORRT, options), *cuda]
 
@@ -219,6 +238,7 @@ class _Session:
 
     def __init__(self, session: Any, precision: str) -> None:
         self.session, self.precision = session, precision
+        self._shapes: dict[tuple[int, ...], list[tuple[tuple[int, ...], torch.dtype]]] = {}
         self.inputs = [Port(entry.name, tuple(entry.shape), entry.type) for entry in session.get_inputs()]
         self.outputs = [Port(entry.name, tuple(entry.shape), entry.type) for entry in session.get_outputs()]
 
@@ -227,6 +247,62 @@ class _Session:
             return self.session.run(list(wanted), given)
         except Exception as error:  # onnxruntime's exceptions have no other base
             raise RuntimeError(in_words(error)) from error
+
+    def run_on_device(self, wanted: Sequence[str], given: Tensor) -> list[Tensor]:
+        """The wanted outputs for the one input, from the memory of a device to new memory there, on no other way.
+
+        Raises:
+            RuntimeError: if it fails.
+        """
+        shape = tuple(given.shape)
+        if shape not in self._shapes:  # once by the host, to learn what comes out
+            found = [
+                torch.from_numpy(values) for values in self.run(wanted, {self.inputs[0].name: given.cpu().numpy()})
+            ]
+            self._shapes[shape] = [(tuple(values.shape), values.dtype) for values in found]
+        made = [torch.empty(shape, dtype=dtype, device=given.device) for shape, dtype in self._shapes[shape]]
+        binding = self.session.io_binding()
+        binding.bind_input(self.inputs[0].name, *_place(given))
+        for name, values in zip(wanted, made, strict=True):
+            binding.bind_output(name, *_place(values))
+        if given.is_cuda:  # onnxruntime computes on a stream of its own, and waits for it
+            torch.cuda.current_stream(given.device).synchronize()
+        try:
+            self.session.run_with_iobinding(binding)
+        except Exception as error:
+            raise RuntimeError(in_words(error)) from error
+        return made
+
+
+def _place(values: Tensor) -> tuple[str, int, type, tuple[int, ...], int]:
+    """Device, its number, element type, shape and address, as onnxruntime binds them."""
+    kind = torch.empty(0, dtype=values.dtype).numpy().dtype.type
+    return values.device.type, values.device.index or 0, kind, tuple(values.shape), values.data_ptr()
+
+
+def profiles(entry: ImageInput, own: Size) -> dict[str, str]:
+    """TensorRT's options for the shapes that may come: an engine for all of them, and none built in mid-drive.
+
+    Args:
+        entry: the file's input.
+        own: (height, width) of the contract, for which the engine is made to be fastest; others may have half to one
+            and a half of its sides.
+
+    Returns:
+        nothing for an input whose sides are all fixed.
+    """
+    if entry.one_by_one and all(entry.sides):
+        return {}
+    smallest, largest = (tuple(max(1, int(side * factor)) for side in own) for factor in (0.5, 1.5))
+    most = 1 if entry.one_by_one else MOST_IMAGES
+
+    def shape(count: int, size: Size) -> str:
+        height, width = entry.size(size)
+        sides = (count, height, width, 3) if entry.by_pixel else (count, 3, height, width)
+        return f"{entry.port.name}:{'x'.join(map(str, sides))}"
+
+    shapes = {"min": shape(1, smallest), "opt": shape(1, own), "max": shape(most, largest)}
+    return {f"trt_profile_{name}_shapes": text for name, text in shapes.items()}
 
 
 def open_file(

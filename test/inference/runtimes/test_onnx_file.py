@@ -17,6 +17,8 @@ from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, InputSpec
 from drive_seg.inference.runtimes import cache, file_trial, onnx_file
 from drive_seg.inference.runtimes.file_contract import OPTIONAL, REQUIRED
+from drive_seg.inference.runtimes.file_ports import Port, image_input
+from drive_seg.inference.runtimes.onnx_runtime import profiles
 from drive_seg.inference.runtimes.sessions import openvino_core
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.segmenter import NotFiniteError, Segmenter
@@ -872,6 +874,8 @@ def test_tensorrt_is_asked_for_with_a_cache_for_its_engines(tmp_path, monkeypatc
     engines = Path(options["trt_engine_cache_path"])
     assert engines.is_dir() and engines.parent == cache.root()
     assert segmenter.sha256 in engines.name and engines.stat().st_mode & 0o077 == 0
+    shapes = [options[f"trt_profile_{name}_shapes"] for name in ("min", "opt", "max")]
+    assert shapes == ["image:1x3x32x48", "image:1x3x64x96", "image:6x3x96x144"]
 
     exact = Segmenter.load(path, runtime="tensorrt")
     assert (exact.device, exact.precision) == ("cuda", "fp32") and not asked[-1][0][1]["trt_fp16_enable"]
@@ -882,6 +886,42 @@ def test_tensorrt_is_asked_for_with_a_cache_for_its_engines(tmp_path, monkeypatc
     offered.remove("TensorrtExecutionProvider")
     with pytest.raises(ValueError, match="runtime 'tensorrt' is not there: the installed onnxruntime offers no Tens"):
         Segmenter.load(path, runtime="tensorrt")
+
+
+@pytest.mark.parametrize(
+    "shape, kind, wanted",
+    [
+        ((1, 3, 64, 96), "tensor(float)", []),
+        ((1, 3, None, None), "tensor(float)", ["1x3x32x48", "1x3x64x96", "1x3x96x144"]),
+        ((None, 3, 64, 96), "tensor(float16)", ["1x3x64x96", "1x3x64x96", "6x3x64x96"]),
+        (("N", "h", "w", 3), "tensor(uint8)", ["1x32x48x3", "1x64x96x3", "6x96x144x3"]),
+    ],
+)
+def test_tensorrt_hears_which_shapes_may_come(shape, kind, wanted):
+    """Left to itself it builds another engine for each, which takes minutes, when the first such frame comes."""
+    found = profiles(image_input([Port("x", shape, kind)]), (64, 96))
+    assert found == {f"trt_profile_{n}_shapes": f"x:{w}" for n, w in zip(("min", "opt", "max"), wanted, strict=False)}
+
+
+@pytest.mark.parametrize("takes", [ANY, "float16[N,3,H,W] image"])
+def test_a_network_reads_and_writes_the_memory_of_its_device(takes, tmp_path, monkeypatch):
+    """Bound to the memory of the CPU, which stands for the GPU's: the same values, on no other way."""
+    gives = LOGITS.replace("float", "float16") if "16" in takes else LOGITS
+    runtime = Segmenter.load(write(tmp_path, EIGHTH, takes, gives))._network
+    session, made = runtime._session, []
+    for seed in range(3):
+        batch = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(seed)).to(runtime.dtype)
+        (wanted,) = session.session.run(["logits"], {"image": batch.numpy()})
+        with monkeypatch.context() as patch:
+            if seed:
+                patch.setattr(session, "run", lambda *given: pytest.fail("the host has no part in it"))
+            made += session.run_on_device(["logits"], batch)
+        assert made[-1].dtype == runtime.dtype and np.array_equal(made[-1].numpy(), wanted)
+        scores = runtime._outputs.logits(made[-1], (64, 96))
+        assert torch.equal(scores, runtime._outputs.logits(wanted, (64, 96)))
+    assert len({values.data_ptr() for values in made}) == 3, "none is overwritten"
+    with pytest.raises(RuntimeError, match="Invalid|invalid|INVALID|Got invalid dimensions"):
+        session.run_on_device(["logits"], torch.zeros(1, 4, 64, 96, dtype=runtime.dtype))
 
 
 def test_a_contract_elsewhere_names_its_file(tmp_path, monkeypatch):
