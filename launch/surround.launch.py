@@ -45,6 +45,12 @@ ARGUMENTS = (
     ),
     ("device", "", "Where the network runs: auto, cpu, cuda, cuda:N. Empty: as in the parameters file"),
     (
+        "fallback_device",
+        "",
+        "Where the network runs if it cannot be loaded on device: cpu, cuda:N. Empty: as in the parameters file",
+    ),
+    ("respawn", "false", "true: start the node again when its process ends, as with a GPU that is lost or hangs"),
+    (
         "params_file",
         str(CONFIG / "segmentation.param.yaml"),
         "Path of the node's parameters file, where all that has no argument here is set; "
@@ -111,6 +117,8 @@ def segmentation_node(context: LaunchContext) -> list[Node]:
             parameters=[given["params_file"], node_parameters(given)],
             ros_arguments=["--log-level", given["log_level"]],
             output="screen",
+            respawn=truth("respawn", given["respawn"]),
+            respawn_delay=1.0,
         )
     ]
 
@@ -119,7 +127,9 @@ def node_parameters(given: dict[str, str]) -> dict[str, object]:
     """The node's parameters that the launch arguments set, by name; an empty argument sets none."""
     # Text stays text: launch would read a camera called 1 or a model called 2024 as a number.
     parameters: dict[str, object] = {
-        name: ParameterValue(given[name], value_type=str) for name in ("model", "device") if given[name]
+        name: ParameterValue(given[name], value_type=str)
+        for name in ("model", "device", "fallback_device")
+        if given[name]
     }
     cameras = [name.strip() for name in given["cameras"].split(",") if name.strip()]
     if not cameras and (given["image_topic"] or given["transport"]):

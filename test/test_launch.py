@@ -284,13 +284,15 @@ def test_camera_arguments_reach_the_node(launch: Callable[..., Run], ros: None, 
         image_topic="/sensing/front/image",
         transport="compressed",
         model="other",
-        device="cpu",
+        device="cuda",
+        fallback_device="cpu",
         use_sim_time="true",
     )
     node = node_of(run.process("segmentation_node"), tmp_path)
     try:
-        given = values(node, "cameras", "front.image_topic", "front.transport", "model", "device", "use_sim_time")
-        assert given == [["front"], "/sensing/front/image", "compressed", "other", "cpu", True]
+        given = values(node, "cameras", "front.image_topic", "front.transport", "model", "device", "fallback_device")
+        assert given == [["front"], "/sensing/front/image", "compressed", "other", "cuda", "cpu"]
+        assert values(node, "use_sim_time") == [True]
     finally:
         node.destroy_node()
 
@@ -305,6 +307,12 @@ def test_surround_gives_each_camera_its_topic(launch: Callable[..., Run], ros: N
         assert values(node, "left.transport", "model", "use_sim_time") == ["raw", "swiftnet_road19", False]
     finally:
         node.destroy_node()
+
+
+@pytest.mark.parametrize("given", ["", "true", "false"])
+def test_a_node_is_started_again_if_asked_for(launch: Callable[..., Run], given: str) -> None:
+    process = launch("camera", **({"respawn": given} if given else {})).process("segmentation_node")
+    assert process.respawn is (given == "true")
 
 
 def test_an_image_topic_alone_is_that_of_the_default_camera(launch: Callable[..., Run]) -> None:
@@ -523,6 +531,7 @@ def test_a_viewer_that_is_not_installed_is_named(
         {"transport": "pigeon"},
         {"params_file": "/none.yaml"},
         {"use_sim_time": "perhaps"},
+        {"respawn": "perhaps"},
     ],
     ids=str,
 )

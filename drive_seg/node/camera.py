@@ -100,6 +100,7 @@ class Camera(ManagedEntity):
             *told,
             network_input=size,
             runtime=model.runtime,
+            graphs=model.describe_graphs(),
             missing=self.outputs.describe_missing(),
             usual=model.usual,
         )

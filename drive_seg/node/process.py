@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for_first
 from contextlib import suppress
+from enum import IntEnum
 from typing import NoReturn, TypeVar
 
 import rclpy
@@ -21,6 +22,18 @@ from rclpy.node import Node
 T = TypeVar("T")
 POLL_S = 0.05
 """How often it is looked whether work in a thread is to be given up."""
+
+
+class Exit(IntEnum):
+    """How the node's process ends. Respawned after the last two it may do better, on another device if need be."""
+
+    OK = 0
+    FAILED = 1
+    """It could not start."""
+    STALLED = 3
+    """A batch of frames hung, or the worker thread ended."""
+    DEVICE_LOST = 4
+    """The device fails whatever is asked of it."""
 
 
 class GivenUpError(Exception):
@@ -77,13 +90,13 @@ class StopRequest:
             signal.signal(signal.SIGINT, self._on_signal)
             signal.signal(signal.SIGTERM, self._on_signal)
 
-    def spin(self, node: Node) -> None:
-        """Run the node until a signal comes or somebody shuts its context down."""
+    def spin(self, node: Node, done: Callable[[], bool] = lambda: False) -> None:
+        """Run the node until it is done, a signal comes or somebody shuts its context down."""
         self._spinning = True
         executor = SingleThreadedExecutor(context=node.context)
         executor.add_node(node)
         with suppress(ExternalShutdownException):
-            while not self.came and node.context.ok():
+            while not (self.came or done()) and node.context.ok():
                 # Bounded, because Python runs its signal handlers only when the wait has returned.
                 executor.spin_once(timeout_sec=0.2)
         executor.shutdown()

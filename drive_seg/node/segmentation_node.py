@@ -29,12 +29,13 @@ from std_msgs.msg import Header
 from drive_seg.node import parameters
 from drive_seg.node.camera import Camera
 from drive_seg.node.control import Control
+from drive_seg.node.health import watchdog
 from drive_seg.node.health.diagnostics import About
 from drive_seg.node.parameters import ParameterError
 from drive_seg.node.parameters import files as parameter_files
 from drive_seg.node.planning.planner import Planner
 from drive_seg.node.planning.transforms import Transforms
-from drive_seg.node.process import GivenUpError, StopRequest, leave, run_unless
+from drive_seg.node.process import Exit, GivenUpError, StopRequest, leave, run_unless
 
 if TYPE_CHECKING:
     from drive_seg.node.models.change import ModelChange
@@ -81,6 +82,11 @@ class SegmentationNode(LifecycleNode):
     While it is active, the service ``~/enable`` pauses inference, and a change of the parameters by which a model is
     loaded brings another one while frames pass (``model_change``); under overload it may do less (``control``).
 
+    A worker that hangs, or whose device is lost, is told in the diagnostics (``watchdog``) and then ends the process.
+
+    Attributes:
+        exit: the code with which the process is to end; other than OK, it is to end now.
+
     Raises:
         ParameterError: on construction, if a given parameter is unknown, ill-typed or out of range.
     """
@@ -100,6 +106,8 @@ class SegmentationNode(LifecycleNode):
             raise
         self._change: ModelChange | None = None
         self._worker: Worker | None = None
+        self._fault: watchdog.Fault | None = None
+        self.exit = Exit.OK
         self.cameras = [Camera(self, name, self._wake_worker) for name in self.get_parameter("cameras").value]
         for camera in self.cameras:
             self.add_managed_entity(camera)
@@ -202,10 +210,11 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().error(f"the batch in hand is given up: it takes more than {patience_s:.0f} s")
 
     def _free_model(self) -> None:
-        if self._worker is not None and not self._worker.running:
+        at_work = self._worker is not None and (self._worker.running or bool(self._worker.lost))
+        if not at_work:
             self._worker = None
         if self._change is not None:
-            self._change.end()
+            self._change.end(free=not at_work)
 
     def _survive_impossible_transitions(self) -> None:
         """Refuse a transition that the state does not have; rclpy lets the error end the node."""
@@ -274,6 +283,9 @@ class SegmentationNode(LifecycleNode):
 
     def _tell_health(self) -> None:
         self._control.look()
+        if self._fault is not None and self._fault.leave:
+            self.exit = self._fault.leave  # the diagnostics said so the time before
+        self._fault = self._look_at_worker()
         status = []
         for camera in self.cameras:
             about = self._about(camera)
@@ -283,6 +295,14 @@ class SegmentationNode(LifecycleNode):
             status.append(camera.health.status(about))
         header = Header(stamp=self.get_clock().now().to_msg())
         self._diagnostics.publish(DiagnosticArray(header=header, status=status))
+
+    def _look_at_worker(self) -> watchdog.Fault | None:
+        if self._worker is None or self._worker.stopped:
+            return None
+        fault = watchdog.look(self._worker, self.get_parameter("stall_timeout_s").value)
+        if fault is not None and fault.leave and not (self._fault and self._fault.leave):
+            self.get_logger().fatal(f"{fault.text}: exit code {fault.leave.value}")
+        return fault
 
     def _about(self, camera: Camera) -> About:
         tuning = parameters.read_tuning(self)
@@ -294,6 +314,7 @@ class SegmentationNode(LifecycleNode):
             skipped=self._control.is_skipped(camera.name),
             degraded=self._control.describe_degradation(),
             self_check=tuning.self_check,
+            fault=self._fault,
         )
 
 
@@ -318,21 +339,21 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if node.get_parameter("autostart").value and not node.autostart() and not stop.came:
             node.get_logger().fatal("autostart failed, so the process ends")
-            return 1
-        stop.spin(node)
+            return Exit.FAILED
+        stop.spin(node, lambda: node.exit is not Exit.OK)
     finally:
         # The node may be finalised already, and then has no way to shut down.
         with suppress(RCLError):
             node.trigger_shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
-    return 0
+    return node.exit
 
 
 def _cannot_start(reason: str) -> int:
     get_logger(NAME).fatal(f"cannot start: {reason}")
     rclpy.try_shutdown()
-    return 1
+    return Exit.FAILED
 
 
 def _refuse_stray(arguments: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from drive_seg.node.camera import DEACTIVATED, PAUSED, Camera, Frame
 from drive_seg.node.health.ledger import Fate
 from drive_seg.node.health.measures import Throttle
 from drive_seg.node.parameters import Tuning
-from drive_seg.segmenter import Segmentation, Segmenter
+from drive_seg.segmenter import DeviceLostError, NotFiniteError, Segmentation, Segmenter
 
 
 @dataclass
@@ -37,6 +37,10 @@ class Worker:
     """Takes the newest frame of every camera that has one, and serves them together as one batch.
 
     So there is never a backlog, and no camera can starve another.
+
+    Attributes:
+        lost: why the device will label nothing more; empty while it may.
+        ending: why the thread ended before it was stopped; empty if it did not.
     """
 
     def __init__(
@@ -55,6 +59,9 @@ class Worker:
         self._stopping = False
         self._successor: tuple[Segmenter, Callable[[], None]] | None = None
         self._busy_s, self._busy_since = 0.0, None
+        self.lost = self.ending = ""
+        self._failing_since: float | None = None
+        self._expected: tuple | None = None
         # Held while a frame is published, so that nothing is once the batch in hand was given up.
         self._publishing = threading.Lock()
         self._given_up = False
@@ -64,6 +71,11 @@ class Worker:
     @property
     def running(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def stopped(self) -> bool:
+        """It was asked to stop."""
+        return self._stopping
 
     def start(self) -> None:
         self._thread.start()
@@ -106,6 +118,16 @@ class Worker:
             since = self._busy_since
             return self._busy_s + (time.monotonic() - since if since is not None else 0.0)
 
+    def batch_seconds(self) -> float:
+        """How long it has worked on the batch in hand; 0 if there is none."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    def failing_seconds(self) -> float:
+        """How long every frame has failed on a device other than the CPU; 0 if the latest did not."""
+        since = self._failing_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def stop(self, patience_s: float) -> bool:
         """Finish the batch in hand, publish it, and end the thread.
 
@@ -123,6 +145,13 @@ class Worker:
         return not self._given_up
 
     def _run(self) -> None:
+        try:
+            self._serve_batches()
+        except BaseException as error:  # the watchdog tells it
+            self.ending = _in_words(error)
+            raise
+
+    def _serve_batches(self) -> None:
         while True:
             with self._wake:
                 self._note_idle()
@@ -147,7 +176,7 @@ class Worker:
             self._busy_since = None
 
     def _take_over(self, segmenter: Segmenter, taken_over: Callable[[], None]) -> None:
-        self._segmenter = segmenter
+        self._segmenter, self._expected = segmenter, None
         # They know the classes by the ids of the label map before.
         self._checks.clear()
         try:
@@ -194,24 +223,42 @@ class Worker:
 
     def _segment(self, jobs: list[Job]) -> list[Job]:
         """Run the network on all images at once; the jobs that have their masks."""
+        if self.lost:  # nothing is asked of the device any more
+            for job in jobs:
+                self._end(job.frame, Fate.FAILED, self.lost)
+            return []
         if not jobs:
             return []
         confidence = any("confidence" in job.wanted for job in jobs) or self._tuning().min_confidence > 0
         stages: dict[str, float] = {}
         try:
+            self._expect(confidence)
             masks = self._segmenter(
                 [job.image for job in jobs], confidence, stages, frame_confidence=self._tuning().self_check
             )
-        except Exception as error:  # out of memory, a lost device: it costs these frames and not the node
+        except DeviceLostError as error:
+            self.lost = str(error)
+            return self._segment(jobs)
+        except Exception as error:  # out of memory: it costs these frames and not the node
             if len(jobs) > 1:
                 # One image may be at fault, or the batch too large: the others shall not suffer.
                 return [done for job in jobs for done in self._segment([job])]
             self._end(jobs[0].frame, Fate.FAILED, _in_words(error))
+            if self._segmenter.device != "cpu" and not isinstance(error, NotFiniteError):
+                self._failing_since = self._failing_since or time.monotonic()
             return []
+        self._failing_since = None
         for job, mask in zip(jobs, masks, strict=True):
             job.mask = mask
             job.stages.update(stages)
         return jobs
+
+    def _expect(self, confidence: bool) -> None:
+        """Have the segmenter make ready for the sizes of images of all cameras that have sent one."""
+        expected = *self._sizes.values(), confidence
+        if expected != self._expected:
+            self._expected = expected
+            self._segmenter.expect(self.image_sizes(), [confidence])
 
     def _check(self, job: Job) -> None:
         """Look whether the mask is to be believed, and do with one that is not what the user wants."""

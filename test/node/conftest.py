@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,15 @@ def values_of(status: DiagnosticStatus | None) -> dict[str, str]:
 
 
 class NodeProcess:
-    """``python -m drive_seg.node.segmentation_node``, its log in a file."""
+    """``python -m drive_seg.node.segmentation_node``, or a program around it, its log in a file."""
 
-    def __init__(self, folder: Path, domain: int, *arguments: str) -> None:
+    def __init__(
+        self, folder: Path, domain: int, *arguments: str, program: Sequence[str] = ("-m", f"drive_seg.node.{NODE}")
+    ) -> None:
         self.log_file = folder / "node.log"
         with open(self.log_file, "w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", "-m", f"drive_seg.node.{NODE}", "--ros-args", *arguments],
+                [sys.executable, "-u", *program, "--ros-args", *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"},
@@ -253,9 +255,9 @@ class NodeStarter:
         self._domain, self._model_file, self._factory = domain, model_file, factory
         self._started: list[NodeProcess] = []
 
-    def __call__(self, *arguments: str, model: str | None = None) -> NodeProcess:
+    def __call__(self, *arguments: str, model: str | None = None, **options: Any) -> NodeProcess:
         given = ("-p", f"model:={model or self._model_file}", "-p", "device:=cpu", *arguments)
-        self._started.append(NodeProcess(self._factory.mktemp("node"), self._domain, *given))
+        self._started.append(NodeProcess(self._factory.mktemp("node"), self._domain, *given, **options))
         return self._started[-1]
 
     def kill_leftovers(self) -> None:

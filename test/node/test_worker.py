@@ -1,7 +1,8 @@
 """The worker thread alone: batches, faults and their cost, and what happens to a batch when the node is stopped."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from drive_seg.node.health.diagnostics import About, CameraHealth
 from drive_seg.node.health.ledger import Fate
 from drive_seg.node.parameters import Tuning
 from drive_seg.node.worker import Worker
-from drive_seg.segmenter import Segmentation
+from drive_seg.segmenter import DeviceLostError, NotFiniteError, Segmentation
 
 PATIENCE_S = 30.0
 USUAL = Usual(frames=9, sure_from=0.1, sure=1.0)
@@ -92,10 +93,12 @@ class SlotCamera:
 class BlueChannelSegmenter:
     """Labels an image with its blue channel modulo 19; raises for images with the value 200."""
 
-    label_map = CITYSCAPES19
+    label_map, device = CITYSCAPES19, "cpu"
     contract = Contract("", {}, CITYSCAPES19, InputSpec((8, 8)), confidence=Confidence(usual=USUAL))
 
     def __init__(self) -> None:
+        self.expected: list[tuple] = []
+        self.error: Exception | None = None
         self.batches: list[int] = []
         self.confidences: list[bool] = []
         self.entered, self.may_go = threading.Event(), threading.Event()
@@ -108,6 +111,8 @@ class BlueChannelSegmenter:
         self.confidences.append(confidence)
         self.entered.set()
         assert self.may_go.wait(PATIENCE_S)
+        if self.error is not None:
+            raise self.error
         if any((image == 200).all() for image in images):
             raise RuntimeError("CUDA error: out of luck\nCompile with ...")
         stages["network"] = 0.001
@@ -119,6 +124,9 @@ class BlueChannelSegmenter:
             )
             for image in images
         ]
+
+    def expect(self, sizes: list[tuple[int, int]], confidence: list[bool]) -> None:
+        self.expected.append((sizes, confidence))
 
 
 class Bench:
@@ -151,6 +159,13 @@ def textured(value: int) -> Image:
     header = Header(frame_id=str(value))
     header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
     return to_image(np.random.default_rng(0).integers(value - 8, value + 8, (48, 64, 3), np.uint8), header, "bgr8")
+
+
+def wait_for(done: Callable[[], Any]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < end
+        threading.Event().wait(0.01)
 
 
 @pytest.fixture
@@ -407,3 +422,51 @@ def test_a_batch_that_was_given_up_is_never_published(bench: Bench) -> None:
     bench.worker._thread.join(PATIENCE_S)
     assert bench.cameras[0].ended == {Fate.WITHHELD: 1}
     assert bench.cameras[0].outputs.published == []
+
+
+def test_the_segmenter_makes_ready_for_the_sizes_of_all_cameras(bench: Bench) -> None:
+    bench.give(1, 2, None)
+    bench.worker.start()
+    assert bench.cameras[0].outputs.came.wait(PATIENCE_S) and bench.cameras[1].outputs.came.wait(PATIENCE_S)
+    bench.give(1, None, None)
+    bench.give(None, None, 3)
+    assert bench.cameras[2].outputs.came.wait(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.segmenter.expected == [([(4, 6)] * 2, [False]), ([(4, 6)] * 3, [False])]
+
+
+def test_a_lost_device_is_asked_for_nothing_more(bench: Bench) -> None:
+    bench.segmenter.error = DeviceLostError("the GPU cuda:0 is lost to this process: CUDA error: unspecified")
+    bench.give(1, 2, None)
+    bench.worker.start()
+    wait_for(lambda: bench.cameras[1].ended)
+    assert bench.segmenter.batches == [2], "and not each image alone"
+    bench.segmenter.error = None
+    bench.give(None, None, 3)
+    wait_for(lambda: bench.cameras[2].ended)
+    assert bench.worker.stop(PATIENCE_S) and bench.segmenter.batches == [2]
+    assert bench.worker.lost == "the GPU cuda:0 is lost to this process: CUDA error: unspecified"
+    assert all(camera.ended == {Fate.FAILED: 1} for camera in bench.cameras)
+
+
+@pytest.mark.parametrize(
+    "device, error, counts",
+    [
+        ("cuda", RuntimeError("CUDA failure 719"), True),
+        ("cuda", NotFiniteError(0.5), False),
+        ("cpu", RuntimeError("no"), False),
+    ],
+)
+def test_a_device_that_fails_every_frame_is_noticed(
+    device: str, error: Exception, counts: bool, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.segmenter, "device", device, raising=False)
+    bench.segmenter.error = error
+    bench.give(1, None, None)
+    bench.worker.start()
+    wait_for(lambda: bench.cameras[0].ended)
+    assert (bench.worker.failing_seconds() > 0) == counts
+    bench.segmenter.error = None
+    bench.give(None, 2, None)
+    assert bench.cameras[1].outputs.came.wait(PATIENCE_S)
+    assert bench.worker.failing_seconds() == 0

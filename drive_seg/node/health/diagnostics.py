@@ -2,7 +2,8 @@
 
 States: ``inactive`` (the node is not active), ``paused`` (by the service ``enable``), ``waiting`` (no image yet),
 ``active``, ``skipped`` (given up under overload), ``stale`` (images have stopped), ``rejecting`` (the latest image
-could not be used). What is not known is "n/a", never an invented 0.
+could not be used), ``stalled`` (the worker hangs, or its device is lost). What is not known is "n/a", never an invented
+0.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from drive_seg.confidence import FrameConfidence, Usual
 from drive_seg.inference.output_checks import Doubt, Finding
 from drive_seg.node.health.ledger import Fate, FrameLedger
 from drive_seg.node.health.measures import WINDOW_S, Clock, Rate, Window
+from drive_seg.node.health.watchdog import Fault
 
 STALE_AFTER_S = 2.0
 AWAITED_AFTER_S = 5.0
@@ -49,6 +51,8 @@ class About:
     degraded: str = "off"
     self_check: bool = True
     usual: Usual | None = None
+    graphs: str = "n/a"
+    fault: Fault | None = None
     node: str = "/segmentation_node"
 
 
@@ -177,6 +181,9 @@ class CameraHealth:
         quiet = self.seconds_without_image()
         if quiet is None:
             return Verdict("inactive", DiagnosticStatus.OK, "the node is not active")
+        if about.fault is not None:
+            level = DiagnosticStatus.ERROR if about.fault.severe else DiagnosticStatus.WARN
+            return Verdict("stalled", level, about.fault.text)
         if about.paused:
             return Verdict("paused", DiagnosticStatus.OK, "inference is paused: the service 'enable' was called")
         if self._last_received is None:
@@ -214,6 +221,7 @@ class CameraHealth:
             "device": about.device,
             "precision": about.precision,
             "runtime": about.runtime,
+            "graphs": about.graphs,
             "network_input": about.network_input,
             "missing_outputs": about.missing or "none",
             "model_change": about.model_change,

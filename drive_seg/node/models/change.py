@@ -11,6 +11,7 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 
+from drive_seg.inference.cuda.device import keep_for_ever
 from drive_seg.inference.runtimes import Size
 from drive_seg.inference.runtimes.preparation import NICE, Preparation
 from drive_seg.node import parameters
@@ -171,8 +172,12 @@ class ModelChange:
         self._prepare()
         return self.model
 
-    def end(self) -> None:
-        """Free the model, and let go of one that is being loaded: its thread ends by itself."""
+    def end(self, free: bool = True) -> None:
+        """Free the model, and let go of one that is being loaded: its thread ends by itself.
+
+        Args:
+            free: give its memory back, too; not of a device that hangs or is lost, where that would hang or abort.
+        """
         if self._preparing is not None:
             self._preparing.end()
             self._preparing = None
@@ -184,7 +189,10 @@ class ModelChange:
             model.let_go()
         if self.model is not None:
             model, self.model = self.model, None
-            model.free()
+            if free:
+                model.free()
+            else:
+                keep_for_ever(model)
         self.state = NOTHING
 
     def shrink(self, scale: float) -> None:

@@ -6,10 +6,11 @@ import gc
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from drive_seg.checkpoint import Contract, find_model, read_contract
+from drive_seg.checkpoint import CheckpointError, Contract, find_model, read_contract
 from drive_seg.confidence import Usual
 from drive_seg.inference.runtimes import MULTIPLE, Size, onnx_file, preparation
 from drive_seg.labels import LabelMap
@@ -55,16 +56,7 @@ class Model:
             scaled = tuple(max(MULTIPLE, round(side * scale)) for side in full)
             # In the aspect of the camera, because that is what a runtime is prepared for.
             input_size = network_size(scaled, *(sizes[0] if sizes else full))
-        segmenter = Segmenter.load(
-            path,
-            wanted.device,
-            wanted.precision,
-            input_size,
-            wanted.runtime,
-            wanted.threads,
-            tell,
-            prepare_first=preparation.LATER if wanted.prepare else preparation.NEVER,
-        )
+        segmenter = _load(path, wanted, input_size, tell)
         if not segmenter.gives_confidence and (fault := confidence_problem(wanted)):
             raise ValueError(fault)
         wanted.planning.classes(segmenter.label_map)  # raises for classes that this model does not have
@@ -89,6 +81,10 @@ class Model:
             f"{label_map.name} on {self.device} in {self.precision} by {self.runtime}"
         )
 
+    def describe_graphs(self) -> str:
+        """How many CUDA graphs it holds, or why none, for the diagnostics."""
+        return "n/a" if self.segmenter is None else self.segmenter.describe_graphs()
+
     def free(self) -> None:
         """Give the memory back, on the device too."""
         self.segmenter = None
@@ -102,6 +98,30 @@ class Model:
             # It may be refused while the worker captures a CUDA graph; the memory is then PyTorch's until it needs it.
             with suppress(RuntimeError):
                 torch.cuda.empty_cache()
+
+
+def _load(path: Path, wanted: NodeParameters, input_size: Size | None, tell: Callable[[str], None]) -> Segmenter:
+    """The model on the device, or where that cannot be on the fallback device.
+
+    Raises:
+        CheckpointError, ValueError: as :meth:`Model.load`.
+    """
+    later = preparation.LATER if wanted.prepare else preparation.NEVER
+
+    def on(device: str, precision: str) -> Segmenter:
+        options = precision, input_size, wanted.runtime, wanted.threads, tell
+        return Segmenter.load(path, device, *options, prepare_first=later)
+
+    try:
+        return on(wanted.device, wanted.precision)
+    except CheckpointError:
+        raise
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if wanted.fallback_device in ("", wanted.device):
+            raise ValueError(f"the model cannot be loaded on device '{wanted.device}': {reason}") from error
+        tell(f"fallback_device '{wanted.fallback_device}' takes the model, as '{wanted.device}' cannot: {reason}")
+        return on(wanted.fallback_device, wanted.precision)
 
 
 def contract_of(name: str) -> Contract:

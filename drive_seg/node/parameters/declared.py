@@ -30,6 +30,7 @@ from drive_seg.node.parameters.specs import (
     Change,
     Spec,
     check_device,
+    check_fallback_device,
     check_model,
     check_order,
     check_size,
@@ -84,12 +85,24 @@ NODE_SPECS: Mapping[str, Spec] = {
         Change.RELOADS,
         check=check_device,
     ),
+    "fallback_device": Spec(
+        "",
+        "device on which the model is loaded where it cannot be loaded on device: cpu, cuda:N; empty: on none",
+        check=check_fallback_device,
+    ),
     "max_image_age_ms": Spec(
         0,
         "budget in ms from an image's stamp to its published mask, on the node's clock; what is older is not "
         "published; 0 is off",
         Change.ANY_TIME,
         (0, 3_600_000),
+    ),
+    "stall_timeout_s": Spec(
+        60.0,
+        "s that a batch of frames may take, or a GPU fail every frame, before the process ends with the exit code 3 or "
+        "4; the diagnostics say so before; 0 is for ever",
+        Change.ANY_TIME,
+        (0.0, 86_400.0),
     ),
     "overlay_alpha": Spec(
         0.5,
@@ -206,6 +219,7 @@ class NodeParameters:
 
     model: str
     device: str
+    fallback_device: str
     precision: str
     runtime: str
     prepare: bool
@@ -299,6 +313,7 @@ def read(node: Node) -> NodeParameters:
     return NodeParameters(
         model=value("model"),
         device=value("device"),
+        fallback_device=value("fallback_device"),
         precision=value("precision"),
         runtime=value("runtime"),
         prepare=value("prepare") == "auto",

@@ -84,6 +84,10 @@ def check_device(value: str) -> str | None:
     return f"must be auto, cpu, cuda or cuda:N, not '{value}'"
 
 
+def check_fallback_device(value: str) -> str | None:
+    return check_device(value) if value else None
+
+
 def check_size(value: Iterable[int]) -> str | None:
     size = list(value)
     if size in ([], [0, 0]) or (len(size) == 2 and all(8 <= side <= 16384 for side in size)):
