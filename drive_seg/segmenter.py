@@ -158,7 +158,7 @@ class Segmenter:
                 is prepared here if it is not yet, which takes a while.
             threads: how many the network may use on the CPU; 0 is the runtime's own choice.
             tell: receives sentences for the log: what is being prepared, what is not prepared and how to change that.
-            graphs: see the class.
+            graphs: see the class; they are captured in the background unless ``prepare_first`` is "wait".
             prepare_first: what the runtime "auto" does where one that is faster could be prepared in seconds: "wait"
                 for it, once on a machine; leave it for "later", see ``unprepared``; or "never". The environment
                 variable DRIVE_SEG_PREPARE=never forbids it.
