@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from drive_seg.networks import dsnet
 from drive_seg.networks.layers import unpooling
+from drive_seg.training.kernels.depthwise import fuse_depthwise
 from drive_seg.training.kernels.layers import activate, fuse_norms
 from drive_seg.training.kernels.library import channels_last, kernels, pixels, rows_apart
 
@@ -25,6 +26,7 @@ def fuse(network: nn.Module) -> None:
     Its weights, their names and what it computes stay. In evaluation, on a GPU and in fp32 it runs as before.
     """
     fuse_norms(network)
+    fuse_depthwise(network)
     for module in list(network.modules()):
         if type(module) is nn.Sequential and len(module) and all(map(_shuffles, module)):
             module.__class__ = _Stage

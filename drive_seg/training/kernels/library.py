@@ -1,4 +1,4 @@
-"""kernels.cpp, compiled on this machine and kept in the user's cache."""
+"""kernels.cpp and depthwise.cpp, compiled on this machine and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import warnings
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from drive_seg.inference.runtimes import compiled
 from drive_seg.inference.runtimes.native import library as native
 from drive_seg.inference.runtimes.native.runtime import compile_other
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "depthwise.cpp"))
 
 _P, _ROWS, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 _ARGUMENTS = {
@@ -28,6 +29,9 @@ _ARGUMENTS = {
     "join_gradient": (_P, _P, _P, _P, _P, _ROWS, _INT, _INT),
     "softmax": (_P, _P, _ROWS, _P, _INT, _P, _P, _P, _P),
     "softmax_gradient": (_P, _P, _ROWS, _P, _INT, _P, _P, _P),
+    "depthwise": (_P, _P, _P, _P),
+    "depthwise_input": (_P, _P, _P, _P),
+    "depthwise_weight": (_P, _P, _P, _P),
 }
 
 
@@ -48,17 +52,20 @@ def ready() -> bool:
 
 
 @cache
-def kernels() -> ctypes.CDLL:
-    """The library; its first use on a machine compiles it, which takes some seconds.
+def kernels() -> SimpleNamespace:
+    """The functions of both; their first use on a machine compiles them, which takes some seconds.
 
     Raises:
         ValueError: if it cannot be compiled, or others can write to the cache.
     """
-    library = ctypes.CDLL(str(compile_other(SOURCE)))
+    libraries = [ctypes.CDLL(str(compile_other(source))) for source in SOURCES]
+    functions = SimpleNamespace()
     for name, types in _ARGUMENTS.items():
-        function = getattr(library, f"drive_seg_{name}")
+        name = f"drive_seg_{name}"
+        function = next(getattr(library, name) for library in libraries if hasattr(library, name))
         function.argtypes, function.restype = types, None
-    return library
+        setattr(functions, name, function)
+    return functions
 
 
 def channels_last(x: Tensor) -> Tensor:
