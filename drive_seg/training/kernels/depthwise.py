@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from drive_seg.networks.depthwise import DepthwiseConv2d
 from drive_seg.networks.efficientnet_lite import Border, MBConv
-from drive_seg.training.kernels.library import channels_last, kernels
+from drive_seg.training.kernels.library import channels_last, in_bfloat16, kernels
 
 LANES = 16
 
@@ -72,8 +72,8 @@ class _Depthwise(torch.autograd.Function):
 class FusedDepthwise(DepthwiseConv2d):
     """A depth-wise convolution that adds the zeros of a :class:`Border`, if it has one, itself.
 
-    A network's own becomes one by :func:`fuse_depthwise`. In training, under bfloat16 autocast on a CPU, it runs by the
-    kernels; else it is PyTorch's.
+    A network's own becomes one by :func:`fuse_depthwise`. Under bfloat16 autocast on a CPU it runs by the kernels, else
+    it is PyTorch's.
     """
 
     border: Border | None
@@ -84,8 +84,8 @@ class FusedDepthwise(DepthwiseConv2d):
         return self.padding if self.border is None else self.border.padding[:2]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and x.is_cpu and torch.is_autocast_enabled("cpu"):
-            return _Depthwise.apply(x.to(torch.get_autocast_dtype("cpu")), self.weight, self)
+        if in_bfloat16(x):
+            return _Depthwise.apply(x.to(torch.bfloat16), self.weight, self)
         return super().forward(x if self.border is None else self.border(x))
 
 

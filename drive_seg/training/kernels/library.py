@@ -68,6 +68,11 @@ def kernels() -> SimpleNamespace:
     return functions
 
 
+def in_bfloat16(x: Tensor) -> bool:
+    """Whether layers that take x run under bfloat16 autocast on a CPU."""
+    return x.is_cpu and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+
+
 def channels_last(x: Tensor) -> Tensor:
     """[B, C, H, W] with a pixel's channels side by side in memory and nothing between pixels."""
     return x if rows_apart(x) == x.shape[1] else x.contiguous(memory_format=torch.channels_last)

@@ -57,6 +57,47 @@ def test_norm_and_activation_equal_batch_norm_in_fp32(shape, low, high):
         torch.testing.assert_close(dict(kernel.named_parameters())[name].grad, parameter.grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(16, 24, 1, bias=False),
+        nn.Conv2d(16, 24, 3, 2, 2, dilation=2, groups=2, bias=False),
+        nn.ConvTranspose2d(16, 24, 3, 2, 1, output_padding=1, bias=False),
+    ],
+    ids=["1x1", "dilated", "transposed"],
+)
+def test_convolution_and_norm_as_one_equal_them_in_fp32(convolution):
+    torch.manual_seed(1)
+    plain = nn.Sequential(copy.deepcopy(convolution), nn.BatchNorm2d(24), nn.ReLU6())
+    plain[0].weight.data = plain[0].weight.bfloat16().float()
+    fused = nn.Sequential(*map(copy.deepcopy, plain))
+    layers.fuse_norms(fused)
+    assert type(fused) is layers.ConvNorm and list(fused.state_dict()) == list(plain.state_dict())
+    x = features(2, 16, 12, 16)
+    grad = features(*plain(x.float()).shape, seed=1)
+    plain[1].reset_running_stats()
+    with torch.autocast("cpu", torch.bfloat16):
+        (y,), (of_x,) = gradients(fused, [x], [grad])
+    (wanted,), (wanted_of_x,) = gradients(plain, [x.float()], [grad.float()])
+    torch.testing.assert_close(y, wanted, rtol=4 * ROUNDING, atol=4 * ROUNDING)
+    assert relative(of_x, wanted_of_x) < 0.03  # some values at 0 or 6 fall to either side
+    for (name, found), parameter in zip(fused.named_parameters(), plain.parameters(), strict=True):
+        assert found.grad.dtype == torch.float32 and relative(found.grad, parameter.grad) < 0.03, name
+    for name, found in fused.named_buffers():
+        torch.testing.assert_close(found, plain.get_buffer(name), rtol=ROUNDING, atol=1e-3)
+    assert torch.equal(fused.eval()(x.float()), plain.load_state_dict(fused.state_dict()) and plain.eval()(x.float()))
+
+
+def test_only_what_is_a_convolution_and_a_norm_becomes_one():
+    for sequence in (
+        nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)),
+        nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8), nn.Sigmoid()),
+        nn.Sequential(nn.Conv2d(8, 8, 3, padding="same", bias=False), nn.BatchNorm2d(8)),
+    ):
+        layers.fuse_norms(sequence)
+        assert type(sequence) is nn.Sequential
+
+
 def test_norm_takes_features_in_any_order_in_memory():
     x = features(2, 32, 4, 6)
     kernel = nn.BatchNorm2d(32)
