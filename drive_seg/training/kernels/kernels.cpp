@@ -34,6 +34,40 @@ inline Bfloat narrow(float f) {  // to the nearest, ties to even
     return (Bfloat)(f != f ? 0x7FC0u : rounded);
 }
 
+// Numbers side by side; at the end of a pixel's channels fewer than that count.
+constexpr int LANES = 16;
+typedef float Lane __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * LANES)));
+typedef Bfloat Half __attribute__((vector_size(2 * LANES)));
+typedef uint8_t Places __attribute__((vector_size(LANES)));
+
+template <class Vector, class Number>
+inline Vector load(const Number* from, int count) {
+    Vector v = {};
+    if (count == LANES)
+        std::memcpy(&v, from, sizeof v);
+    else
+        std::memcpy(&v, from, count * sizeof(Number));
+    return v;
+}
+
+template <class Vector, class Number>
+inline void store(const Vector& v, Number* to, int count) {
+    if (count == LANES)
+        std::memcpy(to, &v, sizeof v);
+    else
+        std::memcpy(to, &v, count * sizeof(Number));
+}
+
+inline Lane widen(Half half) { return (Lane)(__builtin_convertvector(half, Bits) << 16); }
+
+inline Half narrow(Lane values) {
+    const Bits bits = (Bits)values, rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+    return __builtin_convertvector(values == values ? rounded : 0x7FC0u + 0 * bits, Half);
+}
+
+inline Half where_of(const uint8_t* from, int count) { return __builtin_convertvector(load<Places>(from, count), Half); }
+
 // Few channels make short loops: several rows then count as one with more channels.
 struct Shape {
     int64_t rows;
@@ -89,6 +123,21 @@ void each(const Shape& s, Work work) {
     }
 }
 
+// Features at half the resolution beside those at the full one: work(coarse, fine, count) gets where `count` channels of a
+// coarse pixel begin, and of its four fine ones in reading order.
+template <class Work>
+void quads(int64_t rows, int width, int channels, Work work) {
+    const int64_t line = 2 * (int64_t)width * channels;
+    each(Shape(rows, LEAST_LANE), [=](int64_t row) {
+        for (int64_t pixel = 0; pixel < width; ++pixel)
+            for (int c = 0; c < channels; c += LANES) {
+                const int64_t corner = 2 * row * line + 2 * pixel * channels + c;
+                const int64_t fine[4] = {corner, corner + channels, corner + line, corner + line + channels};
+                work((row * width + pixel) * channels + c, fine, std::min(LANES, channels - c));
+            }
+    });
+}
+
 constexpr float TINY = 1e-30f;
 constexpr int PIXELS = 64;  // so many are worked on side by side by the losses
 
@@ -120,16 +169,19 @@ struct Targets {
 // Probabilities of up to PIXELS pixels, [count][PIXELS]; peak and log_sum: of each pixel.
 struct Block {
     std::vector<float> p;
+    std::vector<Bfloat> turned;  // logits or their gradients, a class's side by side
     float peak[PIXELS], log_sum[PIXELS], sum[PIXELS];
 
-    explicit Block(const Targets& t) : p((size_t)t.count * PIXELS) {}
+    explicit Block(const Targets& t) : p((size_t)t.count * PIXELS), turned((size_t)t.classes * PIXELS) {}
 
     // Reads logits and makes probabilities of them; what lies behind the last pixel is of a uniform distribution.
     void read(const Bfloat* logits, int pixels, const Targets& t) {
+        for (int i = 0; i < pixels; ++i)
+            for (int c = 0; c < t.classes; ++c) turned[(size_t)c * PIXELS + i] = logits[(size_t)i * t.classes + c];
         for (int c = 0; c < t.classes; ++c) {
+            const Bfloat* __restrict__ in = turned.data() + (size_t)c * PIXELS;
             float* __restrict__ out = p.data() + (size_t)c * PIXELS;
-            for (int i = 0; i < pixels; ++i) out[i] = widen(logits[(size_t)i * t.classes + c]);
-            for (int i = pixels; i < PIXELS; ++i) out[i] = 0;
+            for (int i = 0; i < PIXELS; ++i) out[i] = i < pixels ? widen(in[i]) : 0;
         }
         float* __restrict__ top = peak;
         float* __restrict__ total = sum;
@@ -160,6 +212,13 @@ struct Block {
                 for (int i = 0; i < PIXELS; ++i) out[i] += z[i];
             }
         }
+    }
+
+    // Writes what stands in the place of probabilities.
+    void write(Bfloat* to, int pixels, const Targets& t) {
+        for (size_t i = 0; i < turned.size(); ++i) turned[i] = narrow(p[i]);
+        for (int i = 0; i < pixels; ++i)
+            for (int c = 0; c < t.classes; ++c) to[(size_t)i * t.classes + c] = turned[(size_t)c * PIXELS + i];
     }
 };
 
@@ -291,61 +350,35 @@ void drive_seg_shuffle_gradient(const Bfloat* a, const Bfloat* b, Bfloat* l, Bfl
 // 2x2 max-pooling: rows of `width` pooled pixels of `channels`, and which of the four was the largest, the first in
 // reading order where some are equal.
 void drive_seg_pool(const Bfloat* x, Bfloat* y, uint8_t* where, int64_t rows, int32_t width, int32_t channels) {
-    const int64_t line = 2 * (int64_t)width * channels;
-    each(Shape(rows, LEAST_LANE), [=](int64_t row) {
-        for (int64_t pixel = 0; pixel < width; ++pixel) {
-            const Bfloat* __restrict__ in = x + 2 * row * line + 2 * pixel * channels;
-            Bfloat* __restrict__ out = y + (row * width + pixel) * channels;
-            uint8_t* __restrict__ place = where + (row * width + pixel) * channels;
-            for (int c = 0; c < channels; ++c) {
-                float best = widen(in[c]);
-                uint8_t at = 0;
-                const float second = widen(in[channels + c]);
-                at = second > best ? 1 : at;
-                best = second > best ? second : best;
-                const float third = widen(in[line + c]);
-                at = third > best ? 2 : at;
-                best = third > best ? third : best;
-                const float fourth = widen(in[line + channels + c]);
-                at = fourth > best ? 3 : at;
-                best = fourth > best ? fourth : best;
-                out[c] = narrow(best);
-                place[c] = at;
-            }
+    quads(rows, width, channels, [=](int64_t coarse, const int64_t* fine, int count) {
+        Half best = load<Half>(x + fine[0], count), place = {};
+        for (Bfloat k = 1; k < 4; ++k) {
+            const Half other = load<Half>(x + fine[k], count);
+            const Half larger = __builtin_convertvector(widen(other) > widen(best), Half);
+            best = larger ? other : best;
+            place = larger ? k + 0 * place : place;
         }
+        store(best, y + coarse, count);
+        store(__builtin_convertvector(place, Places), where + coarse, count);
     });
 }
 
 // Its gradient, which is also un-pooling: each value to its place, zeros elsewhere.
 void drive_seg_unpool(const Bfloat* g, const uint8_t* where, Bfloat* x, int64_t rows, int32_t width, int32_t channels) {
-    const int64_t line = 2 * (int64_t)width * channels;
-    each(Shape(rows, LEAST_LANE), [=](int64_t row) {
-        for (int64_t pixel = 0; pixel < width; ++pixel) {
-            const Bfloat* __restrict__ in = g + (row * width + pixel) * channels;
-            const uint8_t* __restrict__ place = where + (row * width + pixel) * channels;
-            for (int k = 0; k < 4; ++k) {
-                Bfloat* __restrict__ out = x + (2 * row + k / 2) * line + (2 * pixel + k % 2) * channels;
-                for (int c = 0; c < channels; ++c) out[c] = place[c] == k ? in[c] : 0;
-            }
-        }
+    quads(rows, width, channels, [=](int64_t coarse, const int64_t* fine, int count) {
+        const Half in = load<Half>(g + coarse, count), place = where_of(where + coarse, count);
+        for (Bfloat k = 0; k < 4; ++k) store(place == k ? in : 0 * in, x + fine[k], count);
     });
 }
 
 // y = max(0, un-pooled u + r).
 void drive_seg_join(const Bfloat* u, const uint8_t* where, const Bfloat* r, Bfloat* y, int64_t rows, int32_t width,
                     int32_t channels) {
-    const int64_t line = 2 * (int64_t)width * channels;
-    each(Shape(rows, LEAST_LANE), [=](int64_t row) {
-        for (int64_t pixel = 0; pixel < width; ++pixel) {
-            const Bfloat* __restrict__ in = u + (row * width + pixel) * channels;
-            const uint8_t* __restrict__ place = where + (row * width + pixel) * channels;
-            for (int k = 0; k < 4; ++k) {
-                const int64_t at = (2 * row + k / 2) * line + (2 * pixel + k % 2) * channels;
-                const Bfloat* __restrict__ right = r + at;
-                Bfloat* __restrict__ out = y + at;
-                for (int c = 0; c < channels; ++c)
-                    out[c] = narrow(std::max((place[c] == k ? widen(in[c]) : 0.f) + widen(right[c]), 0.f));
-            }
+    quads(rows, width, channels, [=](int64_t coarse, const int64_t* fine, int count) {
+        const Half in = load<Half>(u + coarse, count), place = where_of(where + coarse, count);
+        for (Bfloat k = 0; k < 4; ++k) {
+            const Lane sum = widen(place == k ? in : 0 * in) + widen(load<Half>(r + fine[k], count));
+            store(narrow(sum <= 0 ? Lane{} : sum), y + fine[k], count);
         }
     });
 }
@@ -353,22 +386,16 @@ void drive_seg_join(const Bfloat* u, const uint8_t* where, const Bfloat* r, Bflo
 // Its gradients.
 void drive_seg_join_gradient(const Bfloat* y, const Bfloat* g, const uint8_t* where, Bfloat* grad_u, Bfloat* grad_r,
                              int64_t rows, int32_t width, int32_t channels) {
-    const int64_t line = 2 * (int64_t)width * channels;
-    each(Shape(rows, LEAST_LANE), [=](int64_t row) {
-        for (int64_t pixel = 0; pixel < width; ++pixel) {
-            Bfloat* __restrict__ left = grad_u + (row * width + pixel) * channels;
-            const uint8_t* __restrict__ place = where + (row * width + pixel) * channels;
-            for (int k = 0; k < 4; ++k) {
-                const int64_t at = (2 * row + k / 2) * line + (2 * pixel + k % 2) * channels;
-                const Bfloat *__restrict__ out = y + at, *__restrict__ in = g + at;
-                Bfloat* __restrict__ right = grad_r + at;
-                for (int c = 0; c < channels; ++c) {
-                    const Bfloat passed = out[c] ? in[c] : 0;  // y is not below 0
-                    right[c] = passed;
-                    left[c] = place[c] == k ? passed : (k ? left[c] : 0);
-                }
-            }
+    quads(rows, width, channels, [=](int64_t coarse, const int64_t* fine, int count) {
+        const Half place = where_of(where + coarse, count);
+        Half left = {};
+        for (Bfloat k = 0; k < 4; ++k) {
+            const Half in = load<Half>(g + fine[k], count);
+            const Half passed = load<Half>(y + fine[k], count) != 0 ? in : 0 * in;  // y is not below 0
+            store(passed, grad_r + fine[k], count);
+            left = place == k ? passed : left;
         }
+        store(left, grad_u + coarse, count);
     });
 }
 
@@ -451,8 +478,34 @@ void drive_seg_softmax_gradient(const Bfloat* logits, const uint8_t* label, int6
             block.read(logits + start * t.classes, here, t);
             float along[PIXELS] = {}, outer[PIXELS] = {};
             for (int i = 0; i < here; ++i) outer[i] = ids[i] < t.count ? by_log_p[start + i] : 0;
+            if (!bins && t.count == t.classes) {  // as below, with by_p 0 everywhere
+                for (int c = 0; c < t.classes; ++c) {
+                    float* __restrict__ p = block.p.data() + (size_t)c * PIXELS;
+                    for (int i = 0; i < PIXELS; ++i) p[i] *= -outer[i];
+                }
+                for (int i = 0; i < here; ++i)
+                    if (ids[i] < t.classes) block.p[(size_t)ids[i] * PIXELS + i] += outer[i];
+                block.write(grad + start * t.classes, here, t);
+                continue;
+            }
             std::fill(by_p.begin(), by_p.end(), 0.f);
-            if (bins)
+            if (bins && t.count == t.classes) {
+                for (int r = 0; r < t.count; ++r) {
+                    const float* __restrict__ p = block.p.data() + (size_t)r * PIXELS;
+                    const float* __restrict__ w = weight + (size_t)r * bins;
+                    float* __restrict__ f = by_p.data() + (size_t)r * PIXELS;
+                    int at[PIXELS];
+                    for (int i = 0; i < PIXELS; ++i) at[i] = bin_of(p[i], false, bins);
+                    for (int i = 0; i < PIXELS; ++i) f[i] = w[at[i]];
+                }
+                for (int i = 0; i < here; ++i) {
+                    const size_t own = (size_t)ids[i] * PIXELS + i;
+                    if (ids[i] < t.count)
+                        by_p[own] = -weight[(size_t)ids[i] * bins + bin_of(block.p[own], true, bins)];
+                    else
+                        for (int r = 0; r < t.count; ++r) by_p[(size_t)r * PIXELS + i] = 0;
+                }
+            } else if (bins)
                 for (int r = 0; r < t.count; ++r) {
                     const float* p = block.p.data() + (size_t)r * PIXELS;
                     float* f = by_p.data() + (size_t)r * PIXELS;
@@ -487,9 +540,7 @@ void drive_seg_softmax_gradient(const Bfloat* logits, const uint8_t* label, int6
             }
             for (int i = 0; i < here; ++i)
                 if (ids[i] < t.classes) block.p[(size_t)ids[i] * PIXELS + i] += outer[i];
-            for (int i = 0; i < here; ++i)
-                for (int c = 0; c < t.classes; ++c)
-                    grad[(start + i) * t.classes + c] = narrow(block.p[(size_t)c * PIXELS + i]);
+            block.write(grad + start * t.classes, here, t);
         }
     }
 }

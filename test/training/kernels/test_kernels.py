@@ -159,31 +159,30 @@ def relative(found, wanted):
 
 @pytest.mark.parametrize("name", ["stage1", "stage4", "down1", "up5"])
 def test_a_fused_part_of_dsnet_has_its_output_and_gradients(name):
-    """Parts, as a whole fresh network magnifies one rounding into quite another output."""
+    """As near to fp32 as PyTorch's bf16 is: a rounding moves ReLUs at 0 to either side, and each of those the rest."""
     torch.manual_seed(0)
     plain = networks.build("dsnet", 5).to(memory_format=torch.channels_last).train()
-    fused = copy.deepcopy(plain)
+    exact, fused = copy.deepcopy(plain), copy.deepcopy(plain)
     fast.fuse(fused)
-    shape = {"stage1": (2, 64, 16, 24), "stage4": (2, 64, 16, 24), "down1": (2, 16, 16, 24), "up5": (2, 64, 16, 24)}[
-        name
-    ]
-    images, outputs, of_images, of_weights = features(*shape), [], [], []
-    for network, down in (
-        (plain, lambda x: F.max_pool2d(x, 2, return_indices=True)[1]),
-        (fused, lambda x: fast._Pool.apply(x)[1]),
-    ):
+    shape = {"stage1": (2, 64, 16, 24), "stage4": (2, 64, 16, 24), "down1": (2, 16, 16, 24), "up5": (2, 64, 16, 24)}
+    images, skipped = features(*shape[name]), features(2, 16, 32, 48, seed=1)
+    found = []
+    for network, half in ((exact, False), (plain, True), (fused, True)):
         part = network.get_submodule(name)
-        x = images.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
-            y = part(x, down(features(2, 16, 32, 48, seed=1))) if name == "up5" else part(x)
+        x = (images if half else images.float()).clone().requires_grad_()
+        if name == "up5":
+            where = (
+                fast._Pool.apply(skipped)[1] if network is fused else F.max_pool2d(skipped, 2, return_indices=True)[1]
+            )
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            y = part(x, where) if name == "up5" else part(x)
         y = y[0] if isinstance(y, tuple) else y
-        y.backward(features(*y.shape, seed=2))
-        outputs.append(y.float())
-        of_images.append(x.grad.float())
-        of_weights.append(torch.cat([p.grad.detach().flatten() for p in part.parameters()]))
+        y.backward(features(*y.shape, seed=2).to(y.dtype))
+        of_weights = torch.cat([p.grad.detach().flatten() for p in part.parameters()])
+        found.append((y.detach().float(), x.grad.float(), of_weights))
     assert type(fused.get_submodule(name)).__module__ == fast.__name__
-    for wanted, found in (outputs, of_images, of_weights):
-        assert relative(found, wanted) < 0.08  # ReLUs at 0 fall to either side
+    for wanted, by_pytorch, by_kernels in zip(*found, strict=True):
+        assert relative(by_kernels, wanted) < 1.15 * relative(by_pytorch, wanted) + 0.01
 
 
 @pytest.mark.parametrize("unit", ["dsnet", "add"])
