@@ -20,7 +20,7 @@ from drive_seg.inference.runtimes import compiled
 from drive_seg.training.callbacks import averaging
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.kernels.dsnet import fuse
-from drive_seg.training.kernels.library import ready
+from drive_seg.training.kernels.library import keep_freed_memory, ready
 from drive_seg.training.losses import WeightedSum
 from drive_seg.training.optimization import build_optimizer
 from drive_seg.training.recipe import Recipe
@@ -154,6 +154,8 @@ def bench_training(device: str, seconds: float, tell: Callable[[str], None]) -> 
     Returns:
         a row for each way; ``ratio_to_eager`` is that to eager fp32 with as many threads. Compilation is not timed.
     """
+    if not device.startswith("cuda"):
+        keep_freed_memory()  # as training does
     recipe = Recipe.model_validate(RECIPE)
     tell("training: drawing images")
     data = SegmentationData(recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import lightning
@@ -95,7 +96,15 @@ class Batches(TorchDataset):
         return len(self.samples)
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        image, label = self.samples.read(draw.index)
+        return self._varied(draw, *self.samples.read(draw.index))
+
+    def __getitems__(self, draws: list[Draw]) -> list[tuple[Tensor, Tensor]]:
+        """A batch, varied side by side by as many threads as the training step has: OpenCV leaves Python's lock."""
+        samples = [self.samples.read(draw.index) for draw in draws]  # not every dataset can be read by several threads
+        with ThreadPoolExecutor(min(torch.get_num_threads(), len(draws))) as pool:
+            return list(pool.map(self._varied, draws, *zip(*samples, strict=True)))
+
+    def _varied(self, draw: Draw, image: np.ndarray, label: np.ndarray) -> tuple[Tensor, Tensor]:
         if self.augment is not None:
             rng = np.random.default_rng((self.seed, draw.epoch, draw.number))
             image, label = self.augment(image, label, rng, None if draw.focus == NO_FOCUS else draw.focus)

@@ -15,6 +15,7 @@ from drive_seg.training.callbacks import KeepBest, MovingAverage, Panel, SumOver
 from drive_seg.training.check import refuse_broken
 from drive_seg.training.checkpointing import WholeCheckpoints, remove_partial
 from drive_seg.training.data import SegmentationData
+from drive_seg.training.kernels.library import keep_freed_memory
 from drive_seg.training.optimization import whole_epochs
 from drive_seg.training.progress import RunProgress
 from drive_seg.training.recipe import Recipe
@@ -41,6 +42,8 @@ def train(recipe: Recipe, folder: Path, resume: bool = True, progress: bool = Tr
             has changed.
         OSError: if something cannot be written; the older files are then still whole.
     """
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     lightning.seed_everything(recipe.seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
     if rank_zero_only.rank == 0:

@@ -68,6 +68,23 @@ def kernels() -> SimpleNamespace:
     return functions
 
 
+_MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Have the process keep what it frees, as the next training step asks for as much again.
+
+    glibc gives large features back to the system, which clears their pages again for the next layer. Other C libraries
+    stay as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, -1)
+
+
 def in_bfloat16(x: Tensor) -> bool:
     """Whether layers that take x run under bfloat16 autocast on a CPU."""
     return x.is_cpu and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
