@@ -26,6 +26,7 @@ class Job:
     """A frame the worker has picked up, and what it has found out about it so far."""
 
     frame: Frame
+    tuning: Tuning
     started: float = field(default_factory=time.perf_counter)
     wanted: frozenset[str] = frozenset()
     image: np.ndarray | None = None
@@ -185,7 +186,8 @@ class Worker:
             self._logger.error(f"after the model change: {_in_words(error)}")
 
     def _serve(self, frames: list[Frame]) -> None:
-        jobs = [Job(frame) for frame in frames]
+        tuning = self._tuning()  # once, so that no frame sees two settings
+        jobs = [Job(frame, tuning) for frame in frames]
         jobs = self._each(self._pick_up, jobs)
         jobs = self._each(self._decode, jobs)
         jobs = self._segment(jobs)
@@ -202,7 +204,7 @@ class Worker:
         return [job for job in jobs if job.frame.in_flight]
 
     def _pick_up(self, job: Job) -> None:
-        tuning, age_ns = self._tuning(), self._age_ns(job.frame)
+        tuning, age_ns = job.tuning, self._age_ns(job.frame)
         job.frame.health.time_age(age_ns)
         job.wanted = job.frame.camera.outputs.wanted(tuning.publish_confidence)
         if tuning.max_age_ns is not None and age_ns > tuning.max_age_ns:
@@ -229,13 +231,12 @@ class Worker:
             return []
         if not jobs:
             return []
-        confidence = any("confidence" in job.wanted for job in jobs) or self._tuning().min_confidence > 0
+        tuning = jobs[0].tuning
+        confidence = any("confidence" in job.wanted for job in jobs) or tuning.min_confidence > 0
         stages: dict[str, float] = {}
         try:
             self._expect(confidence)
-            masks = self._segmenter(
-                [job.image for job in jobs], confidence, stages, frame_confidence=self._tuning().self_check
-            )
+            masks = self._segmenter([job.image for job in jobs], confidence, stages, frame_confidence=tuning.self_check)
         except DeviceLostError as error:
             self.lost = str(error)
             return self._segment(jobs)
@@ -262,7 +263,7 @@ class Worker:
 
     def _check(self, job: Job) -> None:
         """Look whether the mask is to be believed, and do with one that is not what the user wants."""
-        tuning, camera = self._tuning(), job.frame.camera
+        tuning, camera = job.tuning, job.frame.camera
         if not tuning.self_check:
             self._checks.pop(camera.name, None)
             return
@@ -283,7 +284,7 @@ class Worker:
             job.mask = Segmentation(np.full_like(job.mask.label, VOID), confidence)
 
     def _publish(self, job: Job) -> None:
-        frame, tuning, started = job.frame, self._tuning(), time.perf_counter()
+        frame, tuning, started = job.frame, job.tuning, time.perf_counter()
         with self._publishing:
             age_ns = self._age_ns(frame)
             if self._given_up:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from rclpy.clock import Clock
+from rclpy.duration import Duration
 from rclpy.logging import get_logger
+from rclpy.time import Time
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
@@ -129,6 +131,15 @@ class BlueChannelSegmenter:
         self.expected.append((sizes, confidence))
 
 
+class MovableClock(Clock):
+    """The system's clock, or one that is ahead of it."""
+
+    ahead = Duration()
+
+    def now(self) -> Time:
+        return super().now() + self.ahead
+
+
 class Bench:
     """A worker with three cameras."""
 
@@ -137,7 +148,8 @@ class Bench:
         self.segmenter = BlueChannelSegmenter()
         self.tuning = Tuning(max_age_ns=None, overlay_alpha=0.5, publish_confidence=False)
         logger = get_logger("worker_test")
-        self.worker = Worker(self.segmenter, self.cameras, Clock(), lambda: self.tuning, logger)
+        self.clock = MovableClock()
+        self.worker = Worker(self.segmenter, self.cameras, self.clock, lambda: self.tuning, logger)
 
     def give(self, *values: int | None, age_s: float = 0.0) -> None:
         for camera, value in zip(self.cameras, values, strict=False):
@@ -191,6 +203,19 @@ def test_frames_that_wait_together_are_one_batch(bench: Bench) -> None:
         assert np.array_equal(label, np.full((4, 6), value))
         assert label_map is CITYSCAPES19
         assert camera.ended == {Fate.PUBLISHED: 1}
+
+
+def test_a_frame_is_served_by_the_settings_that_it_was_picked_up_with(bench: Bench) -> None:
+    before = bench.tuning
+    bench.segmenter.may_go.clear()
+    bench.give(1)
+    bench.worker.start()
+    assert bench.segmenter.entered.wait(PATIENCE_S)
+    bench.tuning = Tuning(max_age_ns=1, overlay_alpha=0.5, publish_confidence=True, min_confidence=0.9)
+    bench.segmenter.may_go.set()
+    assert bench.cameras[0].outputs.came.wait(PATIENCE_S)
+    assert bench.cameras[0].outputs.published[0][-1] is before
+    assert bench.worker.stop(PATIENCE_S) and bench.cameras[0].ended == {Fate.PUBLISHED: 1}
 
 
 def test_confidence_is_computed_only_when_one_of_the_batch_wants_it(bench: Bench) -> None:
@@ -315,7 +340,7 @@ def test_too_old_at_pick_up_or_too_late_with_the_mask(bench: Bench) -> None:
     bench.segmenter.may_go.clear()
     bench.worker.start()
     assert bench.segmenter.entered.wait(PATIENCE_S)
-    bench.tuning = Tuning(1, 0.5, False)  # nothing is that quick
+    bench.clock.ahead = Duration(seconds=61)
     bench.segmenter.may_go.set()
     assert bench.worker.stop(PATIENCE_S)
     assert bench.segmenter.batches == [2]
