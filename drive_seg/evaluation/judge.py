@@ -8,7 +8,7 @@ import numpy as np
 
 from drive_seg.evaluation.flicker import Changes, Flicker
 from drive_seg.evaluation.partial import Partial, Versus
-from drive_seg.evaluation.records import FrameRow, Picture
+from drive_seg.evaluation.records import FrameRow, Picture, number
 from drive_seg.evaluation.worst import Worst
 from drive_seg.labels import LabelMap
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix, mean
@@ -113,7 +113,7 @@ class Judge:
             "reason": remark,
             "frames": len(self._rows),
             "scored": scored,
-            "miou": None if np.isnan(miou) else miou,
+            "miou": number(miou),
         }
         return Partial(
             self.label_map,
@@ -143,9 +143,9 @@ class Judge:
         boundary.update(prediction, truth)
         self._matrix += matrix
         self._boundary += boundary
-        row["miou"] = _number(mean(matrix.iou()[ids]))
-        row["pixel_accuracy"] = _number(matrix.pixel_accuracy())
-        row["boundary_f1"] = _number(mean(boundary.f1()[ids]))
+        row["miou"] = number(mean(matrix.iou()[ids]))
+        row["pixel_accuracy"] = number(matrix.pixel_accuracy())
+        row["boundary_f1"] = number(mean(boundary.f1()[ids]))
         return matrix.counts
 
     def _watch(self, row: FrameRow, image: np.ndarray, prediction: np.ndarray, other: np.ndarray | None) -> None:
@@ -204,7 +204,3 @@ def _size(array: np.ndarray) -> str:
 
 def _counts(changes: Changes | None) -> tuple[int, int]:
     return (changes.changed, changes.compared) if changes is not None else (0, 0)
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, TypedDict
 
 import numpy as np
@@ -12,6 +14,21 @@ FATES = ("published", "dropped", "expired", "rejected", "failed", "withheld")
 
 LOST = "lost"
 """What became of a frame that the node never received."""
+
+
+class Mode(StrEnum):
+    """How the frames of a report were labelled."""
+
+    DETERMINISTIC = "deterministic"
+    LIVE = "live"
+    DATASET = "dataset"
+
+
+def number(value: Any) -> float | None:
+    """A finite number as float; None for null, nan, infinity and what is no number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not math.isfinite(value):
+        return None
+    return float(value)
 
 
 class FrameRow(TypedDict):
@@ -78,7 +95,7 @@ class Report(TypedDict):
     boundary_f1: float | None
     flicker: float | None
     label_map: str
-    mode: str
+    mode: Mode
     source: str
     title: str
     model: dict[str, Any]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 
 from drive_seg.evaluation import flicker
 from drive_seg.evaluation.partial import Partial, Versus
-from drive_seg.evaluation.records import FATES, LOST, FrameRow, Report
+from drive_seg.evaluation.records import FATES, LOST, FrameRow, Mode, Report, number
 from drive_seg.metrics import ConfusionMatrix, mean
 
 PACKAGES = ("torch", "numpy", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime", "rosbags")
@@ -27,7 +26,7 @@ class About:
     """What a report says beside its figures.
 
     Attributes:
-        mode: "deterministic" or "live".
+        mode: how frames were labelled.
         source: what was replayed, as the user named it.
         title: of the page.
         model: name, sha256, device, precision, runtime of the model.
@@ -36,7 +35,7 @@ class About:
         against: the name of the model or run that it is compared with.
     """
 
-    mode: str
+    mode: Mode
     source: str
     title: str
     model: dict[str, Any]
@@ -60,10 +59,10 @@ def as_report(partial: Partial, about: About, stalls: list[dict[str, Any]] | Non
     matrix, boundary, ids = partial.matrix(), partial.boundary_score(), list(partial.truth_ids)
     scored = bool(partial.confusion.any())
     return Report(
-        miou=_number(mean(matrix.iou()[ids])),
-        f_miou=_number(_f_miou(matrix, partial)),
-        pixel_accuracy=_number(matrix.pixel_accuracy()),
-        boundary_f1=_number(mean(boundary.f1()[ids])),
+        miou=number(mean(matrix.iou()[ids])),
+        f_miou=number(_f_miou(matrix, partial)),
+        pixel_accuracy=number(matrix.pixel_accuracy()),
+        boundary_f1=number(mean(boundary.f1()[ids])),
         flicker=_share(*partial.flicker),
         label_map=partial.label_map.name,
         mode=about.mode,
@@ -159,7 +158,7 @@ def _classes(partial: Partial) -> list[dict[str, Any]]:
         "predicted_share": _shares(partial.predicted, partial.groups),
     }
     return [
-        {"name": name, "color": list(color), **{key: _number(column[i]) for key, column in columns.items()}}
+        {"name": name, "color": list(color), **{key: number(column[i]) for key, column in columns.items()}}
         for i, (name, color) in enumerate(zip(shown.names, shown.colors, strict=True))
     ]
 
@@ -171,7 +170,7 @@ def _against(partial: Partial, name: str) -> dict[str, Any]:
     agreement = np.append(_agreement(versus), [np.nan] * len(partial.groups))
     classes = []
     for i, title in enumerate(partial.shown_map().names):
-        here, there = ((_number(each.iou()[i]) if i in ids else None) for each in (own, other))
+        here, there = ((number(each.iou()[i]) if i in ids else None) for each in (own, other))
         difference = here - there if here is not None and there is not None else None
         classes.append(
             {
@@ -179,17 +178,17 @@ def _against(partial: Partial, name: str) -> dict[str, Any]:
                 "iou": here,
                 "other_iou": there,
                 "difference": difference,
-                "agreement": _number(agreement[i]),
+                "agreement": number(agreement[i]),
             }
         )
     return {
         "name": name,
         "frames": versus.frames,
-        "miou": _number(mean(other.iou()[ids])),
-        "f_miou": _number(_f_miou(other, partial)),
+        "miou": number(mean(other.iou()[ids])),
+        "f_miou": number(_f_miou(other, partial)),
         "flicker": _share(*versus.flicker),
-        "own_miou": _number(mean(own.iou()[ids])),
-        "own_f_miou": _number(_f_miou(own, partial)),
+        "own_miou": number(mean(own.iou()[ids])),
+        "own_f_miou": number(_f_miou(own, partial)),
         "agreement": _share(int(np.trace(versus.both)), int(versus.both.sum())),
         "classes": classes,
     }
@@ -226,10 +225,6 @@ def _shares(counts: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
 
 def _share(part: int, whole: int) -> float | None:
     return float(part / whole) if whole else None
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def model_of(name: str, segmenter: Any) -> dict[str, Any]:

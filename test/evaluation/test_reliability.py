@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from drive_seg.evaluation.page.reliability_diagram import as_svg
+from drive_seg.evaluation.page.charts import reliability_diagram
 from drive_seg.evaluation.reliability import BINS, Confidences, Reliability, asked_together, diagram, expected_error
 from drive_seg.labels import VOID
 
@@ -117,7 +117,9 @@ def test_images_add_up() -> None:
 
 def test_the_diagram_has_a_bar_for_each_bin_with_pixels() -> None:
     counts = counts_of((100, 50, 10), (204, 100, 75), (255, 1000, 1000))
-    svg = as_svg(Reliability(1.5, counts, counts_of((30, 5, 5))).to_dict())
-    bars = re.findall(r'<rect x="[\d.]+" y="[\d.]+" width="16.0" height="([\d.]+)"', svg)
-    assert [float(height) for height in bars] == [48.0, 180.0, 240.0]
-    assert svg.count("<circle") == 1 and "100 pixels of confidence 80 to 87 %, 80.0 % on average: 75.0 % right" in svg
+    svg = reliability_diagram(Reliability(1.5, counts, counts_of((30, 5, 5))).to_dict())
+    bars = re.findall(r'<path d="M [\d.]+ ([\d.]+) \nL [\d.]+ [\d.]+ \nL [\d.]+ ([\d.]+) [^"]*"[^>]*fill: var', svg)
+    heights = [float(bottom) - float(top) for bottom, top in bars]
+    assert [height / heights[-1] for height in heights] == pytest.approx([0.2, 0.75, 1.0], abs=0.01)
+    assert "100 pixels of confidence 80 to 87 %, 80.0 % on average: 75.0 % right" in svg
+    assert svg.count("<title>") == 3

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from drive_seg.evaluation.page.plots import clock, number
-from drive_seg.evaluation.records import FATES
+from drive_seg.evaluation.page.charts import clock
+from drive_seg.evaluation.records import FATES, Mode, number
 from drive_seg.labels import LabelMap
 from drive_seg.recordings.sources.topics import so_many
 
@@ -110,18 +110,18 @@ def verdict(report: Mapping[str, Any]) -> tuple[str, str]:
 def in_short(report: Mapping[str, Any]) -> str:
     """The result in one or two sentences for someone who has never read such a report."""
     right, miou = number(report.get("pixel_accuracy")), number(report.get("miou"))
-    frames = report.get("frames") or {}
+    frames, replayed = report.get("frames") or {}, report.get("mode") != Mode.DATASET
     parts = []
     if miou is not None:
         of_pixels = f"{percent(right)} of the labelled pixels are right; " if right is not None else ""
         parts.append(
             f"{of_pixels}averaged over the classes, prediction and truth overlap by {percent(miou)} (mIoU), "
-            f"measured on {so_many(number(frames.get('scored')) or 0, 'frame')} with truth."
+            f"measured on {so_many(number(frames.get('scored')) or 0, 'frame' if replayed else 'image')} with truth."
         )
     else:
         parts.append("There was no truth to compare with, so this page tells about health and steadiness only.")
     received, published = number(frames.get("received")), number(frames.get("published"))
-    if received and published is not None:
+    if replayed and received and published is not None:
         parts.append(
             f"{count(published)} of {count(received)} received frames got a mask ({percent(published / received)})."
         )
@@ -131,10 +131,15 @@ def in_short(report: Mapping[str, Any]) -> str:
 def headline(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, value) of the figures that fit in one line."""
     frames, latency = report.get("frames") or {}, report.get("latency_ms") or {}
-    return [
+    found = [
         ("mIoU", percent(report.get("miou"))),
         ("f-mIoU", percent(report.get("f_miou"))),
         ("boundary F1", percent(report.get("boundary_f1"))),
+    ]
+    if report.get("mode") == Mode.DATASET:
+        return found
+    return [
+        *found,
         ("flicker", percent(report.get("flicker"), 2)),
         ("latency p50 / p95 / p99", _percentiles(latency)),
         ("published / received", f"{count(frames.get('published'))} / {count(frames.get('received'))}"),
@@ -155,6 +160,7 @@ def figures(report: Mapping[str, Any], label_map: LabelMap) -> list[Figure]:
             "those that either of them gives to the class (IoU); then the mean over all classes that occur, over all "
             "frames together. 100 % is perfect; a small class weighs as much as a large one.",
             _against(report, against, "miou"),
+            [(name, percent(share)) for name, share in (report.get("more_means") or {}).items()],
         ),
         Figure(
             "f-mIoU",
@@ -170,6 +176,10 @@ def figures(report: Mapping[str, Any], label_map: LabelMap) -> list[Figure]:
             "ones close to a predicted one (harmonic mean of both, then the mean over the classes). Close means "
             "within 0.75 % of the image's diagonal.",
         ),
+    ]
+    if report.get("mode") == Mode.DATASET:
+        return made
+    made += [
         Figure(
             "flicker",
             percent(report.get("flicker"), 2),
@@ -208,6 +218,7 @@ def notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
     """What a reader has to know before believing the figures, the worst first."""
     found = [*_bag_notices(report), *_stamp_notices(report), *_frame_notices(report, rows)]
     found += _truth_notices(report, rows)
+    found += [Notice("note", report["remark"])] if report.get("remark") else []
     stalls = report.get("stalls") or []
     if stalls:
         longest = sorted(stalls, key=lambda stall: -stall["length_s"])
@@ -278,7 +289,7 @@ def _frame_notices(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]])
         return [Notice("bad", "No frame was received: is the image topic's name right, and does the bag hold it?")]
     found = []
     if in_source is not None and in_source > received:
-        live = report.get("mode") == "live"
+        live = report.get("mode") == Mode.LIVE
         lost = f"{count(in_source - received)} of {count(in_source)} frames of the source"
         where = "never reached the node" if live else "were not read"
         why = ["They were lost on the way: in transport, or since the node started late."] if live else []

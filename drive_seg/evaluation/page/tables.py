@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from drive_seg.evaluation.page.plots import number
-from drive_seg.evaluation.page.summary import FATE_MEANING, Change, change, count, milliseconds, percent
-from drive_seg.evaluation.records import FATES
+from drive_seg.evaluation.page.summary import FATE_MEANING, NONE, Change, change, count, milliseconds, percent
+from drive_seg.evaluation.records import FATES, Mode, number
 from drive_seg.labels import LabelMap
 
 MOST_CLASSES = 40
@@ -31,7 +30,7 @@ class ClassRow:
         color: as CSS.
         iou: of this run.
         bar: the same as a width in %.
-        others: precision, recall, boundary F1, true and predicted share.
+        others: as :func:`class_columns`.
         other_iou: of the other run.
         agreement: IoU of both runs' masks.
         change: against the other run.
@@ -74,6 +73,12 @@ class Matrix:
     mixups: list[str]
 
 
+def class_columns(report: Mapping[str, Any]) -> list[str]:
+    """Titles of the figures of a class, beside its IoU and what it is compared with."""
+    has_gamma = any("gamma" in row for row in report.get("classes") or [])
+    return ["precision", "recall", "boundary F1", "true share", "predicted share", *["gamma"] * has_gamma]
+
+
 def class_rows(report: Mapping[str, Any]) -> list[ClassRow]:
     """A row for each class of the report, in its order."""
     others = {row["name"]: row for row in (report.get("against") or {}).get("classes") or []}
@@ -90,6 +95,7 @@ def class_rows(report: Mapping[str, Any]) -> list[ClassRow]:
                     *(percent(row[key]) for key in ("precision", "recall", "boundary_f1")),
                     percent(share, 2),
                     percent(row["predicted_share"], 2),
+                    *([NONE if row["gamma"] < 0 else str(row["gamma"])] if "gamma" in row else []),
                 ],
                 other_iou=percent(other.get("other_iou")),
                 agreement=percent(other.get("agreement")),
@@ -189,12 +195,13 @@ def origin(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How the report was made, as (what, value)."""
     model = report.get("model") or {}
     modes = {
-        "deterministic": "deterministic: every frame of the recording exactly once, without a clock",
-        "live": "live: played in real time through the running node",
+        Mode.DETERMINISTIC: "deterministic: every frame of the recording exactly once, without a clock",
+        Mode.LIVE: "live: played in real time through the running node",
     }
     made = [
         ("source", report.get("source")),
         ("mode", modes.get(str(report.get("mode")), report.get("mode"))),
+        ("labelled", report.get("labelling")),
         ("cameras", ", ".join(map(str, report.get("cameras") or []))),
         ("label map", report.get("label_map")),
         ("model", model.get("name")),

@@ -1,4 +1,4 @@
-"""The replay report as one HTML page that holds all it shows: no network, no script, no file beside it."""
+"""The report of a replay or of a dataset as one HTML page that holds all it shows: no network, script or other file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 
 import jinja2
 
-from drive_seg.evaluation.page import plots
+from drive_seg.evaluation.page import charts
 from drive_seg.evaluation.page import summary as page_summary
 from drive_seg.evaluation.page import tables as page_tables
 from drive_seg.evaluation.page.pictures import Strip, class_name, difference_strip, error_strip
-from drive_seg.evaluation.page.reliability_diagram import HOW_TO_READ, as_svg
-from drive_seg.evaluation.records import Picture
+from drive_seg.evaluation.records import Mode, Picture, number
 from drive_seg.files import write_atomically
 from drive_seg.labels import LabelMap
 
@@ -67,7 +66,8 @@ def _content(
     label_map: LabelMap,
     different: Sequence[Picture],
 ) -> dict[str, Any]:
-    drawn, not_drawn = plots.timelines(rows, report.get("stalls") or [])
+    is_replay = report.get("mode") != Mode.DATASET
+    drawn, not_drawn = charts.timelines(rows, report.get("stalls") or []) if is_replay else ([], 0)
     bags, more_bags = page_tables.bag_rows(report)
     worst = [error_strip(picture, label_map) for picture in pictures[:MOST_STRIPS]]
     differing = [difference_strip(picture, label_map) for picture in different[:MOST_STRIPS]]
@@ -75,6 +75,7 @@ def _content(
     reliability = report.get("reliability")
     return {
         "title": report.get("title") or "Replay report",
+        "is_replay": is_replay,
         "state": state,
         "verdict": verdict,
         "in_short": page_summary.in_short(report),
@@ -83,14 +84,14 @@ def _content(
         "figures": page_summary.figures(report, label_map),
         "notices": page_summary.notices(report, rows),
         "against": report.get("against"),
+        "columns": page_tables.class_columns(report),
         "classes": page_tables.class_rows(report),
         "matrix": page_tables.matrix(report.get("confusion"), label_map),
         "reliability": reliability,
-        "how_to_read": HOW_TO_READ,
-        "diagram": as_svg(reliability) if reliability else "",
+        "how_to_read": charts.HOW_TO_READ,
+        "diagram": charts.reliability_diagram(reliability) if reliability else "",
         "timelines": drawn,
         "not_drawn": not_drawn,
-        "width": plots.WIDTH,
         "worst": worst,
         "judged": not pictures or any(picture.truth is not None for picture in pictures),
         "different": differing,
@@ -107,7 +108,7 @@ def _content(
 
 
 def _requirement(requirement: Mapping[str, Any]) -> dict[str, Any]:
-    value = plots.number(requirement["value"])
+    value = number(requirement["value"])
     measured = page_summary.NONE if value is None else f"{value:.4g}"
     return {"text": requirement["text"], "value": measured, "met": bool(requirement["met"])}
 
