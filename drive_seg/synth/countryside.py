@@ -6,18 +6,15 @@ Highways have a median, shoulders, barriers, gantries and bridges; country roads
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from drive_seg.synth import classes as c
 from drive_seg.synth import furniture, things
-from drive_seg.synth.road import CHUNK, Bend, Road, Section
+from drive_seg.synth.road import CHUNK, Bend, Road
+from drive_seg.synth.side import Side
 from drive_seg.synth.textures import BAY, FLOOR
 from drive_seg.synth.things import House, Thing
-
-if TYPE_CHECKING:
-    from drive_seg.synth.world import World
 
 OUTSIDE = ("wood", "field", "bank")
 _SIGNS = ("diamond", "disc", "warning", "panel", "board")
@@ -79,18 +76,12 @@ class Layout:
         )
 
 
-class Countryside:
-    """Builds one side; `side` is -1 for the right (d < 0) and +1 for the left."""
+class Countryside(Side):
+    """Builds one side of a road out of town."""
 
-    def __init__(
-        self, world: World, rng: np.random.Generator, index: int, theme: str, side: int, section: Section
-    ) -> None:
-        self.world, self.rng, self.index, self.theme = world, rng, index, theme
-        self.side, self.section = side, section
-        self.road, self.layout = world.road, world.layout
-        self.start, self.end = index * CHUNK, (index + 1) * CHUNK
-        self.edge = world.road.half + section.verge
-        self.made: list[Thing] = []
+    def __init__(self, *side: object, layout: Layout) -> None:
+        super().__init__(*side)
+        self.road, self.layout, self.edge = self.world.road, layout, self.verge_end
 
     def things(self) -> list[Thing]:
         """Return all still things of this side."""

@@ -1,20 +1,14 @@
 """Parked cars, trucks, buses, bicycles and motorcycles along one side of one chunk."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from drive_seg.synth import people
+from drive_seg.synth.side import Side
 from drive_seg.synth.things import Thing, placed
-
-if TYPE_CHECKING:
-    from drive_seg.synth.roadside import Roadside
 
 _COLORS = [(40, 40, 160), (150, 80, 30), (40, 40, 42), (160, 162, 165), (60, 120, 50), (50, 150, 210)]
 _PLACE = 5.8  # m of kerb for one car
 
 
-def parked_vehicles(side: Roadside) -> list[Thing]:
+def parked_vehicles(side: Side) -> list[Thing]:
     """Fill the parking strip, sparsely or densely; now and then with a truck or a bus."""
     rng, world, road, made = side.rng, side.world, side.world.road, []
     full = float(rng.choice([0.1, 0.35, 0.75]))
@@ -39,7 +33,7 @@ def parked_vehicles(side: Roadside) -> list[Thing]:
     return made
 
 
-def parked_cycles(side: Roadside) -> list[Thing]:
+def parked_cycles(side: Side) -> list[Thing]:
     """A rack of bicycles or a single one on the pavement, and a motorcycle at times."""
     rng, world, made = side.rng, side.world, []
     out = side.side * (side.verge_end + 0.75)
@@ -53,7 +47,7 @@ def parked_cycles(side: Roadside) -> list[Thing]:
     return made
 
 
-def _cycle(side: Roadside, kind: str, s: float, d: float, across: bool) -> list[Thing]:
+def _cycle(side: Side, kind: str, s: float, d: float, across: bool) -> list[Thing]:
     color = _COLORS[side.rng.integers(len(_COLORS))]
     if not side.free(s, 5.0):
         return []

@@ -1,44 +1,24 @@
 """What stands along one side of one chunk: houses, boundaries, plants, posts, parked vehicles."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from drive_seg.synth import classes as c
 from drive_seg.synth import furniture, things
 from drive_seg.synth.parked import parked_cycles, parked_vehicles
-from drive_seg.synth.road import CHUNK, Junction, Section
+from drive_seg.synth.side import Side
 from drive_seg.synth.textures import BAY, FLOOR
 from drive_seg.synth.things import House, Thing
-
-if TYPE_CHECKING:
-    from drive_seg.synth.world import World
 
 _SIGNS = ("disc", "ban", "warning", "yield", "priority", "blue", "board")
 
 
-class Roadside:
-    """Builds one side; `side` is -1 for the right (d < 0) and +1 for the left."""
+class Roadside(Side):
+    """Builds one side of a street in town."""
 
-    def __init__(
-        self,
-        world: World,
-        rng: np.random.Generator,
-        index: int,
-        theme: str,
-        side: int,
-        section: Section,
-        junction: Junction | None,
-    ) -> None:
-        self.world, self.rng, self.index, self.theme = world, rng, index, theme
-        self.side, self.section, self.junction = side, section, junction
-        self.start, self.end = index * CHUNK, (index + 1) * CHUNK
-        self.kerb = world.road.half
-        self.verge_end = self.kerb + section.verge
-        self.walk_end = self.verge_end + section.walk
-        self.made: list[Thing] = []
+    def __init__(self, *side: object) -> None:
+        super().__init__(*side)
+        self.kerb = self.world.road.half
+        self.walk_end = self.verge_end + self.section.walk
 
     def things(self) -> list[Thing]:
         """Return all still things of this side."""
@@ -59,10 +39,6 @@ class Roadside:
             return [(self.start, self.end)]
         gap = self.junction.half + margin
         return [(self.start, self.junction.centre - gap), (self.junction.centre + gap, self.end)]
-
-    def free(self, s: float, margin: float = 4.0) -> bool:
-        """Whether s keeps `margin` metres from the cross street."""
-        return self.junction is None or abs(s - self.junction.centre) > self.junction.half + margin
 
     def _houses(self, chance: float) -> None:
         rng, theme = self.rng, self.theme

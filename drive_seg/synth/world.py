@@ -12,6 +12,7 @@ from drive_seg.synth.library import Library
 from drive_seg.synth.road import CHUNK, Bend, GroundTable, Junction, Road, Section
 from drive_seg.synth.roadside import Roadside
 from drive_seg.synth.scene import Scene
+from drive_seg.synth.side import Place
 from drive_seg.synth.things import Thing
 
 THEMES = ("canyon", "suburb", "avenue", "open")
@@ -32,26 +33,21 @@ class Chunk:
     things: tuple[Thing, ...]
 
 
-class World:
+class World(Place):
     """Everything that does not move, endless along the road in both directions."""
 
     def __init__(self, seed: int, library: Library, scene: Scene) -> None:
         rng = derived_rng(seed, 1)
         self._seed = seed
         self.wide = scene.wide
-        self.library = library
         self.in_town = scene.road == "street"
         self.base_theme = THEMES[int(rng.choice(4, p=[0.36, 0.24, 0.22, 0.18]))] if self.in_town else scene.road
-        self.road = _road(rng, self.base_theme) if self.in_town else out_of_town_road(rng, scene.road)
+        road = _road(rng, self.base_theme) if self.in_town else out_of_town_road(rng, scene.road)
         self.layout = None if self.in_town else Layout.draw(rng, scene.road)
-        self.phases = rng.integers(0, 1 << 16, 8)
-        self.pole_color = tuple((rng.uniform(70, 150) * np.array([1.0, 1.01, 1.0])).tolist())
+        phases = rng.integers(0, 1 << 16, 8)
+        super().__init__(road, library, phases, tuple((rng.uniform(70, 150) * np.array([1.0, 1.01, 1.0])).tolist()))
         self._chunks: dict[int, Chunk] = {}
         self._plans: dict[int, tuple] = {}
-
-    def due(self, index: int, period: int, phase: int) -> bool:
-        """Whether something that comes every `period` chunks comes in this one."""
-        return (index + int(self.phases[phase])) % period == 0
 
     def chunk(self, index: int) -> Chunk:
         """Return the chunk that starts at s = index * CHUNK."""
@@ -121,7 +117,7 @@ class World:
             if self.in_town:
                 made += Roadside(self, rng, index, theme, side, section, junction).things()
             else:
-                made += Countryside(self, rng, index, theme, side, section).things()
+                made += Countryside(self, rng, index, theme, side, section, layout=self.layout).things()
         if junction:
             made += self._signals(derived_rng(self._seed, 6, index), junction, sections)
         return Chunk(index, theme, sections, junction, tuple(made))
