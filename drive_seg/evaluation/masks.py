@@ -8,16 +8,15 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-import cv2
 import numpy as np
 from rosbags.interfaces import Connection
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from drive_seg.evaluation.output import distinct_names
-from drive_seg.images.overlay import blend, legend_panel
+from drive_seg.images.overlay import blend
 from drive_seg.labels import LabelMap
 from drive_seg.recordings.bag_writer import BagError, BagWriter, reliable
-from drive_seg.recordings.video import OverlayVideo
+from drive_seg.recordings.video import LegendVideo
 
 IMAGE, STRING, LABEL_INFO = "sensor_msgs/msg/Image", "std_msgs/msg/String", "vision_msgs/msg/LabelInfo"
 
@@ -137,39 +136,27 @@ class Overlays:
     """
 
     def __init__(self, folder: Path, cameras: list[str], fps: float, label_map: LabelMap) -> None:
-        self._fps, self._label_map = fps, label_map
-        names = distinct_names(cameras)
-        self._paths = {
-            camera: folder / ("overlay.mp4" if len(cameras) == 1 else f"overlay_{name}.mp4")
-            for camera, name in names.items()
+        self._label_map = label_map
+        self._videos = {
+            camera: LegendVideo(
+                folder / ("overlay.mp4" if len(cameras) == 1 else f"overlay_{name}.mp4"), fps, label_map, WIDEST
+            )
+            for camera, name in distinct_names(cameras).items()
         }
-        self._videos: dict[str, tuple[OverlayVideo, np.ndarray]] = {}
 
     @property
     def paths(self) -> list[Path]:
         """The files begun so far, as they will be called."""
-        return [video.path for video, _ in self._videos.values()]
+        return [video.path for video in self._videos.values() if video.frames]
 
     def write(self, camera: str, image: np.ndarray, mask: np.ndarray | None) -> None:
         """Append a frame: uint8 [H, W, 3] BGR and, if there is one, its mask uint8 [H, W]."""
         picture = image if mask is None else blend(image, self._label_map.colorize(mask), ALPHA)
-        if camera not in self._videos:
-            scale = min(1.0, WIDEST / image.shape[1])
-            width, height = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-            legend = legend_panel(self._label_map, height)
-            self._videos[camera] = (
-                OverlayVideo(self._paths[camera], self._fps, (width + legend.shape[1], height)),
-                legend,
-            )
-        video, legend = self._videos[camera]
-        size = (video.size[0] - legend.shape[1], video.size[1])
-        if picture.shape[1::-1] != size:
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        video.write(np.hstack((picture, legend)))
+        self._videos[camera].write(picture)
 
     def __enter__(self) -> Overlays:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        for video, _ in self._videos.values():
-            video.__exit__(kind, error, trace)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for video in self._videos.values():
+            video.__exit__(kind)

@@ -13,7 +13,7 @@ from drive_seg.files import written_aside
 from drive_seg.images.overlay import blend, legend_panel
 from drive_seg.labels import LabelMap
 from drive_seg.recordings.sources import open_source
-from drive_seg.recordings.video import OverlayVideo
+from drive_seg.recordings.video import LegendVideo
 
 ALPHA = 0.5
 VIDEO_WIDTH = 960
@@ -63,25 +63,11 @@ def label_times(bag: Path, topics: RecordedTopics) -> list[tuple[int, int]]:
 
 def write_overlay_video(path: Path, frames: Iterator[Labelled], labels: LabelMap, fps: float) -> tuple[Path, int]:
     """Image above, overlay below, legend beside; returns the file written and its number of frames."""
-    video: OverlayVideo | None = None
-    legend: np.ndarray | None = None
-    try:
+    with LegendVideo(path, fps, labels, VIDEO_WIDTH) as video:
         for frame in frames:
-            picture = _stacked(frame, labels)
-            if video is None:
-                legend = legend_panel(labels, picture.shape[0])
-                video = OverlayVideo(path, fps, (picture.shape[1] + legend.shape[1], picture.shape[0]))
-            width, height = video.size[0] - legend.shape[1], video.size[1]
-            if picture.shape[:2] != (height, width):
-                picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-            video.write(np.hstack((picture, legend)))
-        if video is None:
+            video.write(np.vstack((frame.image, blend(frame.image, labels.colorize(frame.label), ALPHA))))
+        if not video.frames:
             raise ValueError("there is no labelled frame to show")
-        video.close()
-    except BaseException as error:
-        if video is not None:
-            video.__exit__(type(error))
-        raise
     return video.path, video.frames
 
 
@@ -101,15 +87,6 @@ def spread(stamps: list[int], count: int) -> set[int]:
     """``count`` stamps (or all, if fewer), evenly spread from near the first to near the last."""
     places = (np.arange(min(count, len(stamps))) + 0.5) / min(count, len(stamps)) * len(stamps)
     return {stamps[int(place)] for place in places}
-
-
-def _stacked(frame: Labelled, labels: LabelMap) -> np.ndarray:
-    overlay = blend(frame.image, labels.colorize(frame.label), ALPHA)
-    picture = np.vstack((frame.image, overlay))
-    if picture.shape[1] > VIDEO_WIDTH:
-        height = round(picture.shape[0] * VIDEO_WIDTH / picture.shape[1])
-        picture = cv2.resize(picture, (VIDEO_WIDTH, height), interpolation=cv2.INTER_AREA)
-    return picture
 
 
 def _cell(frame: Labelled, kind: str, labels: LabelMap, height: int) -> np.ndarray:

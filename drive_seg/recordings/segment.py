@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +12,11 @@ from rich.progress import track
 
 from drive_seg.files import written_aside
 from drive_seg.images.messages import ImageError
-from drive_seg.images.overlay import blend, legend_panel
+from drive_seg.images.overlay import blend
 from drive_seg.recordings.reading import Reading
 from drive_seg.recordings.sources import SourceError
 from drive_seg.recordings.sources.folder import images_in
-from drive_seg.recordings.video import OverlayVideo
+from drive_seg.recordings.video import LegendVideo
 from drive_seg.segmenter import Segmenter
 
 VIDEO_SUFFIXES = (".mp4", ".avi")
@@ -150,17 +149,9 @@ def _to_folder(
 def _to_video(
     segmenter: Segmenter, images: Iterator[Picture], output: Path, alpha: float, fps: float
 ) -> tuple[int, Path]:
-    first = next(images, None)
-    if first is None:
-        return 0, output
-    height, width = first.image.shape[:2]
-    legend = legend_panel(segmenter.label_map, height)
-    with OverlayVideo(output, fps, (width + legend.shape[1], height)) as video:
-        for _, image in chain([first], images):
-            picture = blend(image, segmenter.label_map.colorize(segmenter(image).label), alpha)
-            if picture.shape[:2] != (height, width):
-                picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-            video.write(np.hstack((picture, legend)))
+    with LegendVideo(output, fps, segmenter.label_map) as video:
+        for _, image in images:
+            video.write(blend(image, segmenter.label_map.colorize(segmenter(image).label), alpha))
     return video.frames, video.path
 
 

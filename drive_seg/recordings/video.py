@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from drive_seg.images.overlay import legend_panel
+from drive_seg.labels import LabelMap
 
 # Tried in this order. mp4v is in every FFmpeg build, H.264 only where OpenCV was built with an encoder for it;
 # the Motion-JPEG writer is OpenCV's own and knows AVI alone, so the file's suffix changes with it.
@@ -102,3 +106,44 @@ class OverlayVideo:
             f"Cannot write {self.path}: OpenCV opened it with none of {tried}. "
             "Is the folder writable, and does this OpenCV build have video support?"
         )
+
+
+class LegendVideo:
+    """A video of pictures with a label map's legend beside each: a context manager that leaves a whole file or none.
+
+    All pictures are shown at the size of the first one, which may be shrunk.
+
+    Args:
+        path: wished file, as of :class:`OverlayVideo`; ``path`` tells the real one once there is a picture.
+        fps: pictures a second.
+        labels: what the colours mean.
+        widest: of a picture, in pixels.
+    """
+
+    def __init__(self, path: Path, fps: float, labels: LabelMap, widest: float = math.inf) -> None:
+        self.path, self._fps, self._labels, self._widest = path, fps, labels, widest
+        self._video: OverlayVideo | None = None
+
+    @property
+    def frames(self) -> int:
+        """How many were written."""
+        return self._video.frames if self._video is not None else 0
+
+    def write(self, picture: np.ndarray) -> None:
+        """Append a picture, uint8 BGR [H, W, 3]."""
+        if self._video is None:
+            scale = min(1.0, self._widest / picture.shape[1])
+            self._size = tuple(max(1, round(scale * side)) for side in picture.shape[1::-1])
+            self._legend = legend_panel(self._labels, self._size[1])
+            self._video = OverlayVideo(self.path, self._fps, (self._size[0] + self._legend.shape[1], self._size[1]))
+            self.path = self._video.path
+        if picture.shape[1::-1] != self._size:
+            picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
+        self._video.write(np.hstack((picture, self._legend)))
+
+    def __enter__(self) -> LegendVideo:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._video is not None:
+            self._video.__exit__(kind)
