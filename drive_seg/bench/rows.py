@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from drive_seg.bench.timing import Figures
+from drive_seg.inference.runtimes import Size
 
-Size = tuple[int, int]
 RAN, FAILED, MISSING = "ran", "failed", "not installed"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -18,13 +18,6 @@ from drive_seg.datasets.folder import Folder
 from drive_seg.datasets.synth import SynthSet
 from drive_seg.datasets.voc import PascalVOC
 from drive_seg.labels import LabelMap
-
-
-class Sample(NamedTuple):
-    """One image (uint8 BGR [H, W, 3]) and its labels (uint8 [H, W], 255 = void)."""
-
-    image: np.ndarray
-    label: np.ndarray
 
 
 class Dataset(Protocol):
