@@ -16,12 +16,12 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, Header, String
 
 from drive_seg.bench.frames import IMAGE as SIZE
-from drive_seg.bench.node import ENDS
 from drive_seg.bench.subjects import image
+from drive_seg.evaluation.records import FATES
 from drive_seg.images.messages import to_image
 
 PICTURES = 4
-COUNTERS = ("received", *ENDS, "in_flight")
+COUNTERS = ("received", *FATES, "in_flight")
 PATIENCE_S, TRIALS = 10.0, 3
 """How long a mask is awaited, and how often an image is sent: best effort may lose one."""
 

@@ -22,17 +22,16 @@ from drive_seg.bench.rows import NotInstalledError, Row, Size, size_text
 from drive_seg.bench.subjects import Subject
 from drive_seg.bench.timing import percentile
 from drive_seg.bench.ways import EXPORT_EXTRA, calibration_images, graph_of, package_of, require
-from drive_seg.evaluation.processes import Child, Children
+from drive_seg.evaluation.processes import Child, Children, ros_arguments, ros_environment
+from drive_seg.evaluation.records import FATES
 from drive_seg.inference.runtimes import NAMES, cache, compiled
 from drive_seg.inference.runtimes.choice import FASTEST_FIRST
 from drive_seg.inference.runtimes.native import runtime as native
 from drive_seg.inference.runtimes.prepared import form_of
 from drive_seg.inference.runtimes.sessions import EXTRAS
-from drive_seg.node.dds import large_image_environment
 from drive_seg.segmenter import network_size
 
 CAMERAS = ("camera", *(f"camera_{number}" for number in range(2, 7)))
-ENDS = ("published", "dropped", "expired", "rejected", "failed", "withheld")
 OVERLOAD = 3.0
 MARGIN_S = 180.0
 USUAL_HZ = 30.0
@@ -145,8 +144,8 @@ def check_counters(sent: int, masks: int, node: Mapping[str, int]) -> None:
     Raises:
         ValueError: if they do not; the message says where.
     """
-    ended = sum(node[end] for end in ENDS)
-    figures = ", ".join(f"{node[end]} {end}" for end in ENDS if node[end])
+    ended = sum(node[end] for end in FATES)
+    figures = ", ".join(f"{node[end]} {end}" for end in FATES if node[end])
     if node["received"] != ended + node["in_flight"] or node["in_flight"]:
         raise ValueError(f"of {node['received']} received frames only {ended} ended ({figures})")
     if node["received"] > sent:
@@ -222,21 +221,20 @@ def _cache_in(folder: Path) -> Iterator[None]:
 def _run(
     model: Path, size: Size, device: str, seconds: float, runtime: str, precision: str, folder: Path
 ) -> dict[str, Any]:
-    given = {
+    parameters = {
         "model": str(model),
-        "cameras": f"[{', '.join(CAMERAS)}]",
+        "cameras": CAMERAS,
         "device": device,
         "runtime": runtime,
         "precision": precision,
-        "input_size": f"[{size[0]}, {size[1]}]",
+        "input_size": size,
     }
-    arguments = [part for name, value in given.items() for part in ("-p", f"{name}:={value}")]
     outcome = folder / "outcome.json"
     words = ["--cameras", ",".join(CAMERAS), "--model", str(model), "--device", device, "--runtime", runtime]
     words += ["--precision", precision, "--input-size", str(size[0]), str(size[1])]
     words += ["--seconds", str(seconds), "--overload", str(OVERLOAD), "-o", str(outcome)]
-    with Children({**_environment(), "XDG_CACHE_HOME": str(folder)}, folder) as children:
-        node = children.start("node", "drive_seg.node.segmentation_node", "--ros-args", *arguments)
+    with Children({**ros_environment(), "XDG_CACHE_HOME": str(folder)}, folder) as children:
+        node = children.start("node", "drive_seg.node.segmentation_node", *ros_arguments(parameters))
         camera = children.start("camera", "drive_seg.bench.camera_process", *words)
         children.wait_until(lambda: _has_ended(camera), "the camera's last frame", 12 * seconds + MARGIN_S, [node])
         camera.wait(1.0)
@@ -248,11 +246,3 @@ def _has_ended(child: Child) -> bool:
     if child.returncode is None:
         time.sleep(0.1)
     return child.returncode is not None
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment with large images let through, and apart from other ROS systems nearby."""
-    environment = {**os.environ, **large_image_environment(), "PYTHONUNBUFFERED": "1"}
-    environment.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
-    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    return environment

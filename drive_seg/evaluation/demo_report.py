@@ -10,10 +10,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from drive_seg.evaluation.demo_watch import ENDS
+from drive_seg.evaluation.records import FATES, number
 from drive_seg.files import write_atomically
+from drive_seg.labels import CITYSCAPES19, LabelMap
+from drive_seg.metrics import ConfusionMatrix, mean
 
-COUNTS = ("received", *ENDS, "in_flight", "lost_by_middleware")
+COUNTS = ("received", *FATES, "in_flight", "lost_by_middleware")
 LATENCIES = ("latency", "processing")
 STAGES = ("decode", "preprocess", "network", "postprocess", "publish")
 
@@ -27,7 +29,7 @@ def summarise(
         figures: the node's last diagnostics of the camera.
         images: how many camera images the recorder got.
         times: (stamp, record time) in ns of each mask that the recorder got.
-        score: what the scorer wrote, if there was one.
+        score: as :func:`score`, if there is truth.
     """
     delays = np.array([recorded - stamp for stamp, recorded in times], np.float64) / 1e6
     return {
@@ -39,11 +41,37 @@ def summarise(
         "device": figures.get("device", "n/a"),
         "runtime": figures.get("runtime", "n/a"),
         "latency_ms": {
-            **{name: {p: _number(figures.get(f"{name}_ms_{p}")) for p in ("p50", "p99")} for name in LATENCIES},
+            **{name: {p: _figure(figures.get(f"{name}_ms_{p}")) for p in ("p50", "p99")} for name in LATENCIES},
             "stamp_to_recorder": {p: float(np.percentile(delays, int(p[1:]))) for p in ("p50", "p99")},
         },
-        "stages_ms": {stage: _number(figures.get(f"stage_{stage}_ms")) for stage in STAGES},
+        "stages_ms": {stage: _figure(figures.get(f"stage_{stage}_ms")) for stage in STAGES},
         "score": score,
+    }
+
+
+def score(matrix: ConfusionMatrix, labels: LabelMap, frames: int) -> dict[str, Any]:
+    """How the masks fit the truth, as plain data; ``problem`` says why there is no figure.
+
+    Args:
+        matrix: what was counted over all frames.
+        labels: what the ids of the masks mean.
+        frames: how many frames were counted.
+    """
+    truth, problem, iou = CITYSCAPES19.name, "", matrix.iou()
+    if labels.names != CITYSCAPES19.names:
+        problem = f"the model's classes ({labels.name}) are not those of the truth ({truth})"
+    elif not frames:
+        problem = "no mask came with the stamp of a truth"
+    shares = matrix.frequency()
+    return {
+        "label_map": truth,
+        "problem": problem,
+        "pairs": frames,
+        "miou": number(mean(iou)),
+        "pixel_accuracy": number(matrix.pixel_accuracy()),
+        "classes": [
+            {"name": name, "iou": number(iou[i]), "share": number(shares[i])} for i, name in enumerate(labels.names)
+        ],
     }
 
 
@@ -111,7 +139,7 @@ def _count(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdigit() else None
 
 
-def _number(text: str | None) -> float | None:
+def _figure(text: str | None) -> float | None:
     try:
         return float(text) if text is not None else None
     except ValueError:  # "n/a"

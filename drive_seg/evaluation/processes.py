@@ -1,8 +1,9 @@
-"""Child processes that never outlive their parent and whose output is shown when they fail."""
+"""ROS processes of a run: they never outlive their parent, and their output is shown when they fail."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from drive_seg.node.dds import large_image_environment
 
 TAIL_LINES = 30
 PR_SET_PDEATHSIG = 1
@@ -130,6 +133,23 @@ class Children:
     def __exit__(self, *_: object) -> None:
         for child in self._children:
             child.kill()
+
+
+def ros_environment() -> dict[str, str]:
+    """This process's environment with large images let through, and apart from other ROS systems nearby."""
+    environment = {**os.environ, **large_image_environment(), "PYTHONUNBUFFERED": "1"}
+    environment.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    environment.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    return environment
+
+
+def ros_arguments(parameters: Mapping[str, object]) -> list[str]:
+    """Parameters as a ROS program takes them on its command line."""
+    # JSON is YAML, which ROS reads them as, with every text in quotes: a camera may be called "on".
+    return [
+        "--ros-args",
+        *(part for name, value in parameters.items() for part in ("-p", f"{name}:={json.dumps(value)}")),
+    ]
 
 
 def _die_with_parent() -> None:

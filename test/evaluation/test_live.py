@@ -12,7 +12,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from drive_seg.evaluation.deterministic import ModelChoice, Work
 from drive_seg.evaluation.live import LiveReplay
-from drive_seg.evaluation.live_run import Cast, play_live
+from drive_seg.evaluation.live_run import node_cameras, play_live
 from drive_seg.evaluation.output import check_folder
 from drive_seg.evaluation.processes import ChildError
 from drive_seg.evaluation.recorded import LiveRecording
@@ -416,10 +416,10 @@ def test_recordings_that_cannot_be_judged_are_refused(small, tmp_path, drive):
 
 def test_cameras_get_names_that_the_node_takes(small, labelled_bag):
     reading = Reading(str(labelled_bag))
-    assert list(Cast.of(reading).cameras) == ["front"]
+    assert list(node_cameras(reading)) == ["front"]
     reading.topics = {"sensing/on": "/sensing/on/image", "2": "/2/image", "sensing_on": "/sensing_on/image"}
     reading.available = tuple(Topic(name, "sensor_msgs/msg/Image") for name in reading.topics.values())
-    assert list(Cast.of(reading).cameras) == ["sensing_on", "camera_2", "sensing_on_number_2"]
+    assert list(node_cameras(reading)) == ["sensing_on", "camera_2", "sensing_on_number_2"]
 
 
 @pytest.mark.parametrize(
