@@ -23,13 +23,13 @@ import yaml
 
 from drive_seg import checkpoint, networks
 from drive_seg.labels import CITYSCAPES19
+from drive_seg.node.dds import PROFILE_VARIABLES
 from drive_seg.node.parameters import ParameterError
 from drive_seg.node.segmentation_node import SegmentationNode
 
 FILES = ("camera", "surround", "replay", "view")
 WITH_A_NODE = ("camera", "surround", "replay")
 VIEWERS = {"rviz": "rviz2", "foxglove": "foxglove_bridge"}
-PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 @dataclass
