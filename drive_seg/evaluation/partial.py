@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,9 @@ from drive_seg.evaluation.worst import Worst
 from drive_seg.labels import LabelMap
 from drive_seg.labels.groups import fold, with_groups
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix
+
+SUMMED = ("confusion", "boundary", "predicted", "flicker", "in_source", "repeated", "backward")
+"""The counts of a :class:`Partial` that several bags' are added up of."""
 
 
 @dataclass
@@ -156,48 +159,40 @@ def merge(partials: Sequence[Partial], worst: int = 12) -> Partial:
     """
     if not partials:
         raise ValueError("there is no bag whose figures could be merged")
-    first = partials[0]
-    if any(part.label_map != first.label_map for part in partials):
+    label_map = partials[0].label_map
+    if any(part.label_map != label_map for part in partials):
         raise ValueError("the bags' masks have different label maps, so their figures cannot be merged")
     groups = tuple(dict.fromkeys(members for part in partials for members in part.groups))
     partials = [part.regrouped(groups) for part in partials]
-    scored = any(part.confusion.any() for part in partials)
-    by_score = Worst(worst, lambda row: row["miou"] if scored else -(row["flicker"] or 0.0))
-    by_agreement = Worst(worst, lambda row: row["agreement"])
-    for part in partials:
-        for picture in part.worst:
-            if not scored or picture.row["miou"] is not None:
-                by_score.add(picture)
-        for picture in part.different:
-            by_agreement.add(picture)
     compared = [part.versus for part in partials if part.versus is not None]
+    sure = [part.reliability for part in partials if part.reliability is not None]
     return Partial(
-        first.label_map,
-        tuple(sorted(set().union(*(part.truth_ids for part in partials)))),
-        *(sum(getattr(part, name) for part in partials) for name in ("confusion", "boundary", "predicted", "flicker")),
-        [row for part in partials for row in part.rows],
-        by_score.pictures,
-        by_agreement.pictures,
-        Versus(*(sum(getattr(versus, name) for versus in compared) for name in Versus.__dataclass_fields__))
-        if compared
-        else None,
-        [bag for part in partials for bag in part.bags],
-        list(dict.fromkeys(camera for part in partials for camera in part.cameras)),
-        sum(part.in_source for part in partials),
+        label_map=label_map,
+        truth_ids=tuple(sorted(set().union(*(part.truth_ids for part in partials)))),
         groups=groups,
-        reliability=_together([part.reliability for part in partials if part.reliability is not None]),
-        repeated=sum(part.repeated for part in partials),
-        backward=sum(part.backward for part in partials),
+        **_sums(partials, SUMMED),
+        rows=[row for part in partials for row in part.rows],
+        bags=[bag for part in partials for bag in part.bags],
+        cameras=list(dict.fromkeys(camera for part in partials for camera in part.cameras)),
+        worst=_worst(partials, worst),
+        different=Worst.of(
+            (shown for part in partials for shown in part.different), worst, lambda row: row["agreement"]
+        ),
+        versus=Versus(**_sums(compared, Versus.__dataclass_fields__)) if compared else None,
+        reliability=sum(sure, Reliability.empty(sure[0].temperature)) if sure else None,
     )
 
 
-def _together(found: Sequence[Reliability]) -> Reliability | None:
-    if not found:
-        return None
-    total = Reliability.empty(found[0].temperature)
-    for each in found:
-        total += each
-    return total
+def _sums(parts: Sequence[Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: sum(getattr(part, name) for part in parts) for name in names}
+
+
+def _worst(partials: Sequence[Partial], count: int) -> list[Picture]:
+    """By mIoU where there is truth, else by flicker."""
+    pictures = [picture for part in partials for picture in part.worst]
+    if not any(part.confusion.any() for part in partials):
+        return Worst.of(pictures, count, lambda row: -(row["flicker"] or 0.0))
+    return Worst.of((each for each in pictures if each.row["miou"] is not None), count, lambda row: row["miou"])
 
 
 def failed(bag: str, reason: str) -> dict[str, Any]:

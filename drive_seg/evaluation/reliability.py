@@ -26,7 +26,7 @@ _WIDTH = 255 // BINS
 
 @dataclass
 class Reliability:
-    """Counts of labelled pixels by confidence; ``+=`` adds those of other images.
+    """Counts of labelled pixels by confidence; ``+`` adds those of other images.
 
     Attributes:
         temperature: of the confidences.
@@ -44,11 +44,9 @@ class Reliability:
         zeros = np.zeros((2, 256), np.int64)
         return cls(temperature, zeros, None if temperature == 1 else zeros.copy())
 
-    def __iadd__(self, other: Reliability) -> Reliability:
-        self.counts = self.counts + other.counts
-        if self.uncalibrated is not None:
-            self.uncalibrated = self.uncalibrated + other.uncalibrated
-        return self
+    def __add__(self, other: Reliability) -> Reliability:
+        before = None if self.uncalibrated is None else self.uncalibrated + other.uncalibrated
+        return Reliability(self.temperature, self.counts + other.counts, before)
 
     def error(self) -> float:
         """The expected calibration error, 0..1; nan without pixels."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import cv2
@@ -29,6 +29,14 @@ class Worst:
     def __init__(self, count: int, score: Callable[[dict], float]) -> None:
         self._count, self._score = count, score
         self._kept: list[Picture] = []
+
+    @classmethod
+    def of(cls, pictures: Iterable[Picture], count: int, score: Callable[[dict], float]) -> list[Picture]:
+        """The worst of these, the worst first."""
+        kept = cls(count, score)
+        for picture in pictures:
+            kept.add(picture)
+        return kept.pictures
 
     def add(self, picture: Picture) -> None:
         """Show it a frame. Pictures wider than a page needs are shrunk."""
