@@ -23,90 +23,120 @@ from drive_seg.cli.options import (
 )
 
 
+def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    """An option in a panel of ``--help``."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+PART, TRUTH, LIVE, MANY, REPORT = "Part", "Truth", "Live runs", "Many recordings", "Report"
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="BAG...",
+        help="A bag (rosbag2, .mcap, .db3, .bag), a video, a folder of images, or synth:...; or several, folders "
+        "of bags, and patterns with * and **.",
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Folder for the report: a new or empty one, or an earlier report's.")
+]
+Model = Annotated[str | None, typer.Option("--checkpoint", help=MODEL)]
+Topics = Annotated[
+    list[str] | None,
+    _option(PART, "Image topic, or a pattern with * and ?; repeatable. Every camera of the bag if left out."),
+]
+Start = Annotated[float, _option(PART, "Begin so many seconds after the beginning.", min=0)]
+Duration = Annotated[float | None, _option(PART, "End after so many seconds.", min=0)]
+Frames = Annotated[int | None, _option(PART, "End after so many images of the first camera.", min=1)]
+Fps = Annotated[float | None, _option(PART, "Images a second of a folder (else 10), or instead of a video's.")]
+Truth = Annotated[
+    Path | None,
+    _option(
+        TRUTH,
+        "Folder of label PNGs (ids, 255 = void), named as the images of a folder, by stamp in ns, by "
+        "SECONDS_NANOSECONDS, or by the image's number from 0; with several cameras a folder for each.",
+    ),
+]
+TruthTopic = Annotated[
+    str | None,
+    _option(
+        TRUTH,
+        "Label topic of the bag, matched by stamp; {camera} stands for the camera's name. "
+        "<camera>/label_truth is found by itself.",
+    ),
+]
+TruthMap = Annotated[
+    str | None,
+    _option(
+        TRUTH,
+        "Label map of the truth's ids, as cityscapes19; if left out that on the topic label_map beside the "
+        "labels, else the model's own.",
+    ),
+]
+Against = Annotated[
+    str | None,
+    _option(REPORT, "Compare with another model, or with the folder of an earlier run that was made with --masks."),
+]
+Require = Annotated[
+    list[str] | None,
+    _option(
+        REPORT,
+        "Exit code 1 unless it holds, as miou>=0.65, 'iou.traffic light>=95%', latency_p99_ms<=80; "
+        "repeatable. A wrong name lists all names.",
+    ),
+]
+Masks = Annotated[bool, _option(REPORT, "Also write masks.mcap: the masks with the images' stamps.", "--masks")]
+Video = Annotated[bool, _option(REPORT, "Also write an overlay video.", "--video")]
+Worst = Annotated[int, _option(REPORT, "How many of the worst frames the page shows.", min=0)]
+Live = Annotated[
+    bool, _option(LIVE, "Play it in real time through the node, and judge what the node published.", "--live")
+]
+Recorded = Annotated[
+    Path | None,
+    _option(
+        LIVE,
+        "Judge an earlier live run: a bag with <camera>/segmentation/label and label_map, /clock and "
+        "/diagnostics, recorded while BAG was played with its own stamps.",
+    ),
+]
+Rate = Annotated[float, _option(LIVE, "Speed of the live run, times real time.")]
+Jobs = Annotated[
+    int, _option(MANY, "Of several bags, how many at a time; 0 is one for each core (two on a GPU).", min=0)
+]
+Ray = Annotated[
+    str | None,
+    _option(
+        MANY,
+        "Judge the bags on a Ray cluster: auto, HOST:PORT, or local for this machine. Bags, model and output "
+        "folder must have the same paths on all of its machines.",
+        metavar="ADDRESS",
+    ),
+]
+
+
 def replay(
-    source: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="BAG...",
-            help="A bag (rosbag2, .mcap, .db3, .bag), a video, a folder of images, or synth:...; or several, folders "
-            "of bags, and patterns with * and **.",
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the report: a new or empty one, or an earlier report's.")
-    ],
-    model: Annotated[str | None, typer.Option("--checkpoint", help=MODEL)] = None,
-    topic: Annotated[
-        list[str] | None,
-        typer.Option(help="Image topic, or a pattern with * and ?; repeatable. Every camera of the bag if left out."),
-    ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of label PNGs (ids, 255 = void), named as the images of a folder, by stamp in ns, by "
-            "SECONDS_NANOSECONDS, or by the image's number from 0; with several cameras a folder for each."
-        ),
-    ] = None,
-    truth_topic: Annotated[
-        str | None,
-        typer.Option(
-            help="Label topic of the bag, matched by stamp; {camera} stands for the camera's name. "
-            "<camera>/label_truth is found by itself."
-        ),
-    ] = None,
-    truth_map: Annotated[
-        str | None,
-        typer.Option(
-            help="Label map of the truth's ids, as cityscapes19; if left out that on the topic label_map beside the "
-            "labels, else the model's own."
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help="Compare with another model, or with the folder of an earlier run that was made with --masks."
-        ),
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Exit code 1 unless it holds, as miou>=0.65, 'iou.traffic light>=95%', latency_p99_ms<=80; "
-            "repeatable. A wrong name lists all names."
-        ),
-    ] = None,
-    start: Annotated[float, typer.Option(min=0, help="Begin so many seconds after the beginning.")] = 0.0,
-    duration: Annotated[float | None, typer.Option(min=0, help="End after so many seconds.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="End after so many images of the first camera.")] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Images a second of a folder (else 10), or instead of a video's.")
-    ] = None,
-    masks: Annotated[
-        bool, typer.Option("--masks", help="Also write masks.mcap: the masks with the images' stamps.")
-    ] = False,
-    video: Annotated[bool, typer.Option("--video", help="Also write an overlay video.")] = False,
-    live: Annotated[
-        bool, typer.Option("--live", help="Play it in real time through the node, and judge what the node published.")
-    ] = False,
-    recorded: Annotated[
-        Path | None,
-        typer.Option(
-            help="Judge an earlier live run: a bag with <camera>/segmentation/label and label_map, /clock and "
-            "/diagnostics, recorded while BAG was played with its own stamps."
-        ),
-    ] = None,
-    rate: Annotated[float, typer.Option(help="Speed of the live run, times real time.")] = 1.0,
-    jobs: Annotated[
-        int, typer.Option(min=0, help="Of several bags, how many at a time; 0 is one for each core (two on a GPU).")
-    ] = 0,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Judge the bags on a Ray cluster: auto, HOST:PORT, or local for this machine. Bags, model and output "
-            "folder must have the same paths on all of its machines.",
-        ),
-    ] = None,
-    worst: Annotated[int, typer.Option(min=0, help="How many of the worst frames the page shows.")] = 12,
+    source: Sources,
+    output: Output,
+    model: Model = None,
+    topic: Topics = None,
+    start: Start = 0.0,
+    duration: Duration = None,
+    frames: Frames = None,
+    fps: Fps = None,
+    truth: Truth = None,
+    truth_topic: TruthTopic = None,
+    truth_map: TruthMap = None,
+    against: Against = None,
+    require: Require = None,
+    masks: Masks = False,
+    video: Video = False,
+    worst: Worst = 12,
+    live: Live = False,
+    recorded: Recorded = None,
+    rate: Rate = 1.0,
+    jobs: Jobs = 0,
+    ray: Ray = None,
     input_size: InputSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -131,11 +161,10 @@ def replay(
 
     _check_together(model, live, recorded, rate, jobs, ray)
     check_folder(output)
-    sources = find_sources(source)
+    sources, against = find_sources(source), against or ""
     if (live or recorded) and len(sources) > 1:
         raise ValueError(f"a live run is of one recording, not of {len(sources)}")
-    path = model or ""
-    choice = ModelChoice(path, device, precision, runtime, size_or_none(input_size))
+    choice = ModelChoice(model or "", device, precision, runtime, size_or_none(input_size))
     work = Work(
         sources[0],
         topics=tuple(topic) if topic else None,
@@ -153,14 +182,13 @@ def replay(
     def check(label_map: Any) -> None:
         required[:] = requirements.parse(require or [], label_map)
 
-    is_many = len(sources) > 1 or ray is not None
     if live or recorded:
-        judged = runs.judge_live(work, choice, recorded, rate, against or "", check)
-    elif is_many:
+        judged = runs.judge_live(work, choice, recorded, rate, against, check)
+    elif len(sources) > 1 or ray is not None:
         clear_bags(output)
-        judged = runs.judge_many(work, sources, choice, against or "", check, jobs, ray or "")
+        judged = runs.judge_many(work, sources, choice, against, check, jobs, ray or "")
     else:
-        judged = runs.judge_one(work, choice, against or "", check)
+        judged = runs.judge_one(work, choice, against, check)
     about = About(
         judged.mode,
         ", ".join(source),
