@@ -57,7 +57,7 @@ class LiveReplay(Replay):
         stand_in = SimpleNamespace(label_map=recording.label_map, sha256=recording.model["sha256"] or "")
         super().__init__(replace(work, model_name=recording.model["name"]), Models(stand_in, other))
         self._masks = {
-            camera: StampedMasks(recording.path, recording.masks[prefix].topic, self._reading)
+            camera: StampedMasks(recording.source, recording.masks[prefix].topic, self._reading)
             for camera, prefix in self._cameras.items()
         }
         self._when = {camera: self._arrivals(prefix) for camera, prefix in self._cameras.items()}

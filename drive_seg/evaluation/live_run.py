@@ -132,7 +132,7 @@ def play_live(work: Work, choice: ModelChoice, rate: float, show: Callable[[str]
     """
     reading = Reading(work.source, work.topics, work.part, work.truth.topics())
     part = work.part
-    seconds = part.open(work.source, list(reading.topics.values())).seconds / rate
+    seconds = reading.images().seconds / rate
     bag, logs = work.output / RECORDED, work.output / LOGS
     if bag.exists() and not (is_report(work.output) or is_rest_of_run(work.output)):
         raise ValueError(f"{bag} is there, and it may be a recording that somebody wants: name another folder")

@@ -70,6 +70,7 @@ class LiveRecording:
         rate: speed of the playing, times real time; it counts where the bag was recorded on the played clock.
 
     Attributes:
+        source: the bag, to select topics from.
         label_map: what the ids of the masks mean.
         model: name, sha256, device and precision of the model, as far as they are told.
         accounts: node's camera name -> its account.
@@ -82,7 +83,8 @@ class LiveRecording:
 
     def __init__(self, path: str | Path, rate: float = 1.0) -> None:
         self.path, self.rate = str(path), rate
-        available = open_source(path, ["*"]).topics
+        self.source = open_source(path, ["*"])
+        available = self.source.topics
         self._names = {topic.name.strip("/"): topic.name for topic in available}
         prefixes = [name.removesuffix(LABEL).strip("/") for name in self._names if f"/{name}".endswith(f"/{LABEL}")]
         if not prefixes:
@@ -148,7 +150,7 @@ class LiveRecording:
 
     def _records(self, names: list[str]):
         topics = [self._names[name] for name in names if name in self._names]
-        return open_source(self.path, topics) if topics else ()
+        return self.source.select(topics) if topics else ()
 
     def _accounts(self) -> dict[str, Account]:
         latest: dict[str, dict[str, str]] = {}

@@ -47,7 +47,8 @@ class OtherRun:
         self._file, self._reading = folder / MASKS, reading
         if not self._file.is_file():
             raise SourceError(f"{folder} has no {MASKS}: repeat that run with --masks, or name its checkpoint.")
-        self._topics = {topic.name.strip("/"): topic.name for topic in open_source(self._file, ["*"]).topics}
+        self._source = open_source(self._file, ["*"])
+        self._topics = {topic.name.strip("/"): topic.name for topic in self._source.topics}
         self._masks: dict[str, StampedMasks | None] = {}
         self._table = same_classes(self._label_map(), target, "the other run", "the model")
 
@@ -60,14 +61,14 @@ class OtherRun:
         camera = taken.camera
         if camera not in self._masks:
             topic = self._topics.get(f"{camera}/{LABEL}")
-            self._masks[camera] = StampedMasks(str(self._file), topic, self._reading) if topic else None
+            self._masks[camera] = StampedMasks(self._source, topic, self._reading) if topic else None
         masks = self._masks[camera]
         mask = masks.find(taken) if masks is not None else None
         return None if mask is None else self._table[mask]
 
     def _label_map(self) -> LabelMap:
         topics = [name for short, name in self._topics.items() if short.endswith("segmentation/label_map")]
-        for record in open_source(self._file, topics) if topics else ():
+        for record in self._source.select(topics) if topics else ():
             try:
                 return LabelMap.from_dict(json.loads(record.message.message().data))
             except (ValueError, AttributeError) as error:

@@ -9,7 +9,7 @@ import numpy as np
 
 from drive_seg.images.messages import ImageError
 from drive_seg.recordings.reading import Reading, Taken
-from drive_seg.recordings.sources import Record, open_source
+from drive_seg.recordings.sources import Record, Source
 from drive_seg.recordings.sources.topics import so_many
 
 
@@ -24,7 +24,7 @@ class StampedMasks:
     images in the whole recording. Masks that were passed on the way and not asked for yet are kept, as PNG.
 
     Args:
-        spec: the bag.
+        source: the bag.
         topic: the topic of its label images.
         reading: the images.
 
@@ -32,9 +32,10 @@ class StampedMasks:
         SourceError: the bag cannot be read or lacks the topic.
     """
 
-    def __init__(self, spec: str, topic: str, reading: Reading) -> None:
-        self._counts = Counter(record.stamp_ns for record in open_source(spec, [topic]))
-        self._records = iter(open_source(spec, [topic]))
+    def __init__(self, source: Source, topic: str, reading: Reading) -> None:
+        masks = source.select([topic])
+        self._counts = Counter(record.stamp_ns for record in masks)
+        self._records = iter(masks)
         self._reading = reading
         self._read: Counter[int] = Counter()
         self._passed: dict[tuple[int, int], bytes | ImageError] = {}

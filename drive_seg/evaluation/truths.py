@@ -16,7 +16,7 @@ from drive_seg.images.messages import ImageError, decode_label
 from drive_seg.labels import CITYSCAPES19, VOID, LabelMap, label_map
 from drive_seg.labels.groups import known_meaning, translation
 from drive_seg.recordings.reading import TRUTH, Reading, Taken
-from drive_seg.recordings.sources import SourceError, open_source
+from drive_seg.recordings.sources import SourceError
 from drive_seg.recordings.sources.folder import natural_order
 
 STAMP = re.compile(r"\d{16,19}")
@@ -100,7 +100,7 @@ def open_truths(choice: TruthChoice, reading: Reading, target: LabelMap) -> tupl
         find = dict.fromkeys(reading.topics, _beside)
     else:
         topics = _truth_topics(choice.topic, reading)
-        find = {camera: StampedMasks(reading.spec, topic, reading).find for camera, topic in topics.items()}
+        find = {camera: StampedMasks(reading.source, topic, reading).find for camera, topic in topics.items()}
     if not find:
         if choice.is_asked_for:
             raise SourceError(
@@ -164,7 +164,7 @@ def _map_beside(reading: Reading, topic: str | None) -> LabelMap | None:
         return None
     name = f"{topic.rpartition('/')[0]}/label_map".strip("/")
     for found in (each.name for each in reading.available if each.name.strip("/") == name):
-        for record in open_source(reading.spec, [found]):
+        for record in reading.source.select([found]):
             try:
                 return LabelMap.from_dict(json.loads(record.message.message().data))
             except (ValueError, AttributeError) as error:

@@ -15,6 +15,7 @@ import numpy as np
 from drive_seg.recordings.sources import COMPRESSED, IMAGE, Record, Source, Topic, open_source
 from drive_seg.recordings.sources.folder import FolderSource, images_in
 from drive_seg.recordings.sources.frames import FALLBACK_FPS, FIRST_STAMP_NS, FrameSource
+from drive_seg.recordings.sources.record import FirstFrames
 from drive_seg.recordings.sources.topics import cameras_of, no_cameras
 
 TRUTH = "label_truth"
@@ -32,10 +33,6 @@ class Slice:
     duration: float | None = None
     frames: int | None = None
     fps: float | None = None
-
-    def open(self, spec: str, topics: Sequence[str] | None) -> Source:
-        """The source cut to this part: SourceError if there is nothing."""
-        return open_source(spec, topics, self.start, self.duration, fps=self.fps, frames=self.frames)
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,7 @@ class Reading:
         ignored: patterns of topics that hold no camera's images whatever they are called.
 
     Attributes:
+        source: what is read, to select other topics from.
         topics: camera -> its image topic.
         available: every topic of the source.
         is_bag: whether stamps are those of a recording, not made up.
@@ -87,7 +85,7 @@ class Reading:
         ignored: Sequence[str] = (),
     ) -> None:
         self.spec, self.part = spec, part
-        whole = open_source(spec, ["*"], part.start, part.duration, fps=part.fps)
+        self.source = whole = open_source(spec, ["*"], part.start, part.duration, fps=part.fps)
         self.available = whole.topics
         self.is_bag = not isinstance(whole, FrameSource)
         self._fps = 0.0 if self.is_bag else whole.fps
@@ -95,7 +93,7 @@ class Reading:
         self.stems = []
         if isinstance(whole, FolderSource):
             self.stems = [file.stem for file in (images_in(path) if path.is_dir() else [path])]
-        found = open_source(spec, topics, fps=part.fps).topics if topics is not None else self.available
+        found = whole.select(topics).topics if topics is not None else self.available
         images = [topic for topic in found if topic.type in (IMAGE, COMPRESSED) and not _fits(topic, ignored)]
         chosen = images if topics is not None else cameras_of(images)
         if not chosen:
@@ -105,12 +103,18 @@ class Reading:
         self.damaged, self.truncated, self.repeated, self.backward = 0, "", 0, 0
         self._first_ns: dict[str, int] = {}
 
+    def images(self, topics: Sequence[str] | None = None) -> Source:
+        """This part of the source with these topics, else with all images: SourceError if there is nothing."""
+        part = self.part
+        source = self.source.select(topics or list(self.topics.values()), part.start, part.duration)
+        return source if part.frames is None else FirstFrames(source, part.frames)
+
     def rate(self) -> float:
         """Images a second of the first camera, from the stamps of the first few; 10 where they do not tell."""
         if self._fps:
             return self._fps
         stamps: list[int] = []
-        for record in self.part.open(self.spec, [next(iter(self.topics.values()))]):
+        for record in self.images([next(iter(self.topics.values()))]):
             stamps.append(record.moment_ns)
             if len(stamps) == RATE_FRAMES:
                 break
@@ -135,7 +139,7 @@ class Reading:
         found: dict[str, tuple[list[int], dict[int, list[int]]]] = {
             camera: ([], defaultdict(list)) for camera in self.topics
         }
-        for record in open_source(self.spec, list(names)):
+        for record in self.source.select(list(names)):
             times, numbers = found[names[record.topic]]
             numbers[record.stamp_ns].append(len(times))
             times.append(record.time_ns)
@@ -143,11 +147,10 @@ class Reading:
 
     def __iter__(self) -> Iterator[Taken]:
         self.damaged, self.truncated, self.repeated, self.backward = 0, "", 0, 0
-        wanted = list(self.topics.values())
         if self.is_bag:
-            yield from self._numbered(self.part.open(self.spec, wanted))
+            yield from self._numbered(self.images())
         else:
-            yield from self._with_labels(self.part.open(self.spec, None))
+            yield from self._with_labels(self.images(["*"]))
 
     def _numbered(self, source: Source) -> Iterator[Taken]:
         names = {topic: camera for camera, topic in self.topics.items()}
@@ -181,7 +184,7 @@ class Reading:
 
     def _expected(self) -> int | None:
         chosen = list(self.topics.values())
-        count = open_source(self.spec, chosen, self.part.start, self.part.duration, fps=self.part.fps).expected
+        count = self.source.select(chosen, self.part.start, self.part.duration).expected
         if self.part.frames is None:
             return count
         return self.part.frames * len(chosen) if count is None else min(self.part.frames * len(chosen), count)

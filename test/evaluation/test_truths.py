@@ -238,7 +238,7 @@ def test_expected_is_what_will_come(labelled_bag, images):
 def test_masks_of_a_bag_are_found_in_any_order(small, labelled_bag):
     reading = Reading(str(labelled_bag))
     taken = list(reading)
-    masks = StampedMasks(str(labelled_bag), "/front/label_truth", reading)
+    masks = StampedMasks(reading.source, "/front/label_truth", reading)
     for i in (3, 0, 1, 4):
         np.testing.assert_array_equal(masks.find(taken[i]), small.truth(i))
     assert masks.find(taken[2]) is None

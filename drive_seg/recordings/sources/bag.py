@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from rosbags.rosbag2 import ReaderError as ReaderError2
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from drive_seg.recordings.sources.bag_files import OpenedBag, bag_files
+from drive_seg.recordings.sources.bag_files import BagFiles, OpenedBag
 from drive_seg.recordings.sources.bag_types import nested_type, types_of
 from drive_seg.recordings.sources.frames import check_slice
 from drive_seg.recordings.sources.record import Record, Serialized, Source
@@ -44,16 +45,30 @@ class BagSource(Source):
     def __init__(self, path: Path, topics: Sequence[str] | None, start: float, duration: float | None) -> None:
         check_slice(start, duration)
         self.spec = str(path)
-        self._files = bag_files(path)
+        self._files = BagFiles(path)
         with self._opened() as bag:
+            if not bag.message_count:
+                raise SourceError(f"{self.spec} is a rosbag without a single message.")
             self._types = types_of(bag.connections, bag.is2)
             by_name = self._of_one_type(bag.connections)
-            self._begin, self._end = self._window(bag, start, duration)
-            available = [_topic(name, connections) for name, connections in sorted(by_name.items())]
-            chosen = self._chosen(available, topics)
-            self.topics = tuple(self._with_encoding(topic, bag) for topic in chosen)
-            if self._begin is None and self._end is None:
-                self.expected = sum(c.msgcount for topic in chosen for c in by_name[topic.name])
+            self._counts = {name: sum(c.msgcount for c in connections) for name, connections in by_name.items()}
+            self._span = bag.start_time, bag.end_time
+            self._available = [_topic(name, connections) for name, connections in sorted(by_name.items())]
+        self._encodings: dict[str, str] = {}
+        self._cut(topics, start, duration)
+
+    def select(self, topics: Sequence[str] | None, start: float = 0.0, duration: float | None = None) -> Source:
+        part = copy(self)
+        part._cut(topics, start, duration)
+        return part
+
+    def _cut(self, topics: Sequence[str] | None, start: float, duration: float | None) -> None:
+        check_slice(start, duration)
+        self._begin, self._end = self._window(start, duration)
+        chosen = self._chosen(self._available, topics)
+        self.topics = tuple(self._with_encoding(topic) for topic in chosen)
+        is_whole = self._begin is None and self._end is None
+        self.expected = sum(self._counts[topic.name] for topic in chosen) if is_whole else None
 
     def __iter__(self) -> Iterator[Record]:
         self.skipped, self.truncated, self.repeated, self.backward = 0, "", 0, 0
@@ -143,26 +158,25 @@ class BagSource(Source):
         # Masks of an earlier run would be published beside those of the node that is to make new ones.
         return tuple(topic for topic in images if "/segmentation/" not in topic.name) or images
 
-    def _window(self, bag: OpenedBag, start: float, duration: float | None) -> tuple[int | None, int | None]:
-        if not bag.message_count:
-            raise SourceError(f"{self.spec} is a rosbag without a single message.")
-        begin = bag.start_time + round(start * 1e9)
-        if begin >= bag.end_time:
-            seconds = (bag.end_time - bag.start_time) / 1e9
+    def _window(self, start: float, duration: float | None) -> tuple[int | None, int | None]:
+        first, last = self._span
+        begin = first + round(start * 1e9)
+        if begin >= last:
+            seconds = (last - first) / 1e9
             raise SourceError(f"{self.spec} is over after {seconds:.3f} s, so there is nothing at {start:g} s.")
         end = None if duration is None else begin + round(duration * 1e9)
-        self.seconds = (min(end or bag.end_time, bag.end_time) - begin) / 1e9
+        self.seconds = (min(end or last, last) - begin) / 1e9
         return (begin if start else None), end
 
-    def _with_encoding(self, topic: Topic, bag: OpenedBag) -> Topic:
-        if topic.type != IMAGE:
-            return topic
-        try:
-            _, _, data = next(bag.messages({topic.name: topic.type}))
-            message = Converters(self._types, bag.is2).convert(data, topic.type)
-            return replace(topic, encoding=message.message().encoding)
-        except Exception:  # an empty topic or a damaged message; reading on tells what is wrong
-            return topic
+    def _with_encoding(self, topic: Topic) -> Topic:
+        if topic.type == IMAGE and topic.name not in self._encodings:
+            self._encodings[topic.name] = topic.encoding
+            # an empty topic or a damaged message; reading on tells what is wrong
+            with suppress(Exception), self._opened() as bag:
+                _, _, data = next(bag.messages({topic.name: topic.type}))
+                message = Converters(self._types, bag.is2).convert(data, topic.type)
+                self._encodings[topic.name] = message.message().encoding
+        return replace(topic, encoding=self._encodings.get(topic.name, topic.encoding))
 
 
 class Converters:

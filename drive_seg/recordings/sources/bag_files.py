@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -40,24 +40,6 @@ UNKNOWN_TYPE = "__schemaless__"
 """What rosbags calls the type of a topic whose schema it did not find."""
 
 log = logging.getLogger(__name__)
-
-
-def bag_files(path: Path) -> BagFiles:
-    """The files of the recording at ``path``, those of an earlier call where nothing has changed.
-
-    Who asks for topics first and then for messages opens a bag several times, and unpacking or scanning takes long.
-
-    Raises:
-        SourceError: none of the files can be read.
-    """
-    inside = sorted(path.iterdir()) if path.is_dir() else [path, path.with_name(path.name + "-wal")]
-    stats = [(file, file.stat()) for file in inside if file.is_file()]
-    return _remembered(path.absolute(), tuple((file.name, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
-
-
-@lru_cache(maxsize=2)
-def _remembered(path: Path, _state: tuple) -> BagFiles:
-    return BagFiles(path)
 
 
 class OpenedBag:

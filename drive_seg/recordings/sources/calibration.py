@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,9 @@ class WithCameraInfo(Source):
             if record.topic == self._image:
                 yield Record(self._topic, CAMERA_INFO, record.time_ns, self._stamped(record))
             yield record
+
+    def select(self, topics: Sequence[str] | None, start: float = 0.0, duration: float | None = None) -> Source:
+        return WithCameraInfo(self._source.select(topics, start, duration), self._info)
 
     def _stamped(self, record: Record) -> CameraInfo:
         info = CameraInfo(

@@ -6,6 +6,7 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import numpy as np
 
@@ -47,11 +48,20 @@ class FrameSource(Source):
         available = [Topic(self._image, IMAGE, encoding="bgr8")]
         if self.has_truth:
             available.append(Topic(self._truth, IMAGE, encoding="mono8"))
-        self.topics = choose(available, topics, spec)
-        self._first, self._stop = frame_range(start, duration, fps, self._count(), spec)
+        self._available = available
+        self._cut(topics, start, duration)
+
+    def select(self, topics: Sequence[str] | None, start: float = 0.0, duration: float | None = None) -> Source:
+        part = copy(self)
+        part._cut(topics, start, duration)
+        return part
+
+    def _cut(self, topics: Sequence[str] | None, start: float, duration: float | None) -> None:
+        self.topics = choose(self._available, topics, self.spec)
+        self._first, self._stop = frame_range(start, duration, self.fps, self._count(), self.spec)
         if self._stop is not None:
             self.expected = (self._stop - self._first) * len(self.topics)
-            self.seconds = (self._stop - self._first) / fps
+            self.seconds = (self._stop - self._first) / self.fps
 
     @abstractmethod
     def _count(self) -> int | None:

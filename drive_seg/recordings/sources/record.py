@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,6 +183,10 @@ class Source(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Record]: ...
 
+    @abstractmethod
+    def select(self, topics: Sequence[str] | None, start: float = 0.0, duration: float | None = None) -> Source:
+        """Other topics or another part of the same recording, which is not opened anew; as ``open_source``."""
+
 
 class FirstFrames(Source):
     """Another source up to its Nth camera image, with what belongs to that image (same time).
@@ -214,6 +218,9 @@ class FirstFrames(Source):
             yield record
             self._follow()
         self._follow()
+
+    def select(self, topics: Sequence[str] | None, start: float = 0.0, duration: float | None = None) -> Source:
+        return FirstFrames(self._source.select(topics, start, duration), self._frames)
 
     def _follow(self) -> None:
         self.skipped, self.truncated = self._source.skipped, self._source.truncated

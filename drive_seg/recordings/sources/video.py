@@ -35,10 +35,13 @@ class VideoSource(FrameSource):
         duration: float | None,
     ) -> None:
         self._path = path
-        estimate, rate = self._probe()
+        self._estimate, rate = self._probe()
         super().__init__(str(path), camera, fps or rate, topics, start, duration)
-        if estimate is not None:
-            last = estimate if self._stop is None else min(self._stop, estimate)
+
+    def _cut(self, topics: Sequence[str] | None, start: float, duration: float | None) -> None:
+        super()._cut(topics, start, duration)
+        if self._estimate is not None:
+            last = self._estimate if self._stop is None else min(self._stop, self._estimate)
             frames = max(0, last - self._first)
             self.expected, self.seconds = frames * len(self.topics), frames / self.fps
 
