@@ -86,7 +86,7 @@ def table_of(
     Raises:
         ValueError: if a class of the dataset has no counterpart.
     """
-    if source == target and not meaning:
+    if source.names == target.names and not meaning:
         return None
     return translation(source, target, {**known_meaning(source.name, target.name), **meaning}, groups)
 

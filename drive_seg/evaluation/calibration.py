@@ -18,7 +18,7 @@ from torch import Tensor
 
 from drive_seg.confidence import COOLEST, HOTTEST, Confidence, Usual
 from drive_seg.datasets import Dataset
-from drive_seg.evaluation.dataset import TargetSet, read_ahead
+from drive_seg.evaluation.dataset import in_terms_of, read_ahead
 from drive_seg.evaluation.reliability import Confidences, Reliability
 from drive_seg.inference.decision import SPARSE, decide, to_size
 from drive_seg.labels import VOID
@@ -87,8 +87,8 @@ def calibrate(
         ValueError: if the model gives no probabilities, the labels cannot be put in its terms, no pixel is labelled,
             or the labels set the temperature no bound.
     """
-    samples = TargetSet(segmenter, dataset, meaning)
-    targets, step = samples.targets, -(-len(samples) // MOST_FRAMES)
+    samples, targets = in_terms_of(segmenter, dataset, meaning)
+    step = -(-len(samples) // MOST_FRAMES)
     chosen = range(0, len(samples), step)
     seen: list[tuple[Tensor, Tensor]] = []
     bar = track(
@@ -111,7 +111,7 @@ def calibrate(
         return sum(_nll(logits / temperature, truth, targets.groups) for logits, truth in seen) / pixels
 
     temperature = round(minimum(nll), 4)
-    confidences = Confidences(temperature, targets.label_map.num_classes, targets.groups, samples.ids)
+    confidences = Confidences(temperature, targets.label_map.num_classes, targets.groups, samples.ids())
     warm, reliability, planes = Confidence(temperature).frame_temperature, Reliability.empty(temperature), []
     for logits, truth in seen:
         reliability += confidences.count(logits, truth.numpy())

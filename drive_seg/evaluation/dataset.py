@@ -15,10 +15,10 @@ from rich.progress import track
 from rich.table import Table
 
 from drive_seg.datasets import Dataset
+from drive_seg.datasets.joined import Joined
 from drive_seg.evaluation.records import number
 from drive_seg.evaluation.reliability import BINS, Confidences, Reliability, expected_error
-from drive_seg.labels import VOID, frequency_orders
-from drive_seg.labels.groups import known_meaning, translation
+from drive_seg.labels import frequency_orders
 from drive_seg.metrics import BoundaryScore, ConfusionMatrix, mean
 from drive_seg.segmenter import Segmenter
 from drive_seg.training.inference import Inference, Labeller
@@ -28,47 +28,23 @@ CLASS_COLUMNS = ("class", "IoU %", "accuracy %", "boundary F1 %", "share %", "ga
 """The figures of one class, see :func:`class_rows`."""
 
 
-class TargetSet:
-    """A dataset with its labels in the terms of a network: its classes, and groups of them.
-
-    ``ids`` are the classes and groups that the labels can hold; ``translated`` is False where both know the same
-    classes.
+def in_terms_of(
+    segmenter: Segmenter, dataset: Dataset, meaning: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Joined, Targets]:
+    """A dataset with its labels in the terms of a network, and what they mean: its classes, and groups of them.
 
     Raises:
         ValueError: if a class of the dataset has no counterpart among the network's.
     """
-
-    def __init__(
-        self, segmenter: Segmenter, dataset: Dataset, meaning: Mapping[str, Sequence[str]] | None = None
-    ) -> None:
-        self._dataset = dataset
-        source, target = dataset.label_map, segmenter.label_map
-        self.translated = source.names != target.names or bool(meaning)
-        groups: list[tuple[int, ...]] = []
-        try:
-            known = known_meaning(source.name, target.name) if self.translated else {}
-            self._table = translation(source, target, {**known, **(meaning or {})}, groups)
-        except ValueError as error:
-            raise ValueError(
-                f"the checkpoint knows the classes of '{target.name}', the dataset those of '{source.name}': {error}"
-            ) from None
-        self.ids = np.setdiff1d(self._table, [VOID]).astype(np.int64)
-        self.targets = Targets(target, tuple(groups))
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image uint8 BGR [H, W, 3] and label uint8 [H, W], ids of ``targets``, of sample i.
-
-        Raises:
-            ValueError: if the sample is broken.
-        """
-        image, label = self._dataset.read(i)
-        return image, self._table[label]
-
-    def name_of(self, i: int) -> str:
-        return self._dataset.name_of(i)
+    target, groups = segmenter.label_map, []
+    try:
+        samples = Joined(target, [(dataset, 1, dict(meaning or {}))], groups)
+    except ValueError as error:
+        raise ValueError(
+            f"the checkpoint knows the classes of '{target.name}', the dataset those of '{dataset.label_map.name}': "
+            f"{error}"
+        ) from None
+    return samples, Targets(target, tuple(groups))
 
 
 @dataclass
@@ -181,20 +157,20 @@ def evaluate(
             cannot be used that way.
     """
     inference = inference or Inference()
-    labeller, samples = Labeller(segmenter, inference), TargetSet(segmenter, dataset, meaning)
-    shape = (segmenter.label_map.num_classes, samples.targets.groups)
+    labeller, (samples, targets) = Labeller(segmenter, inference), in_terms_of(segmenter, dataset, meaning)
+    shape, ids = (segmenter.label_map.num_classes, targets.groups), np.array(samples.ids(), np.int64)
     scores = Scores(
-        samples.targets,
-        samples.ids,
+        targets,
+        ids,
         dataset.label_map.name,
-        samples.translated,
+        dataset.label_map.names != segmenter.label_map.names or bool(meaning),
         inference,
         ConfusionMatrix(*shape),
         BoundaryScore(*shape),
     )
     temperature, confidences = segmenter.contract.confidence.temperature, None
     if inference.as_on_the_vehicle and segmenter.gives_logits:
-        confidences = Confidences(temperature, *shape, samples.ids)
+        confidences = Confidences(temperature, *shape, ids)
         scores.reliability = Reliability.empty(temperature)
     reading = read_ahead(samples, range(len(samples)))
     screen = Console(stderr=True)
@@ -211,7 +187,7 @@ def evaluate(
         scores.matrix += matrix
         scores.boundary.update(prediction, label)
         scores.image_names.append(samples.name_of(len(scores.image_names)))
-        scores.image_miou.append(mean(matrix.iou()[samples.ids]))
+        scores.image_miou.append(mean(matrix.iou()[ids]))
     return scores
 
 
@@ -319,7 +295,7 @@ def percent(value: float) -> str:
     return "absent" if np.isnan(value) else f"{100 * value:.1f}"
 
 
-def read_ahead(samples: TargetSet, chosen: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def read_ahead(samples: Joined, chosen: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The chosen samples in order, each read while the one before is worked on."""
     with ThreadPoolExecutor(1) as reader:
         upcoming = reader.submit(samples.read, chosen[0])

@@ -9,7 +9,7 @@ import numpy as np
 
 from drive_seg.datasets import Dataset
 from drive_seg.evaluation import report as reports
-from drive_seg.evaluation.dataset import Scores, TargetSet, means
+from drive_seg.evaluation.dataset import Scores, in_terms_of, means
 from drive_seg.evaluation.page import write
 from drive_seg.evaluation.partial import Partial
 from drive_seg.evaluation.records import Mode, Picture, new_row, number
@@ -43,7 +43,7 @@ def write_page(
     rows = [new_row(name, "", i, 0, 0.0) for i, name in enumerate(scores.image_names)]
     for row, miou in zip(rows, scores.image_miou, strict=True):
         row["miou"] = number(miou)
-    samples, labeller = TargetSet(segmenter, dataset, meaning), Labeller(segmenter, scores.inference)
+    (samples, _), labeller = in_terms_of(segmenter, dataset, meaning), Labeller(segmenter, scores.inference)
     pictures = []
     for i in scores.worst(worst):
         image, label = samples.read(i)
