@@ -82,14 +82,6 @@ def largest_share(label: np.ndarray) -> float:
     return float(counts.max() / counts.sum()) if counts.any() else 1.0
 
 
-def random_crop(
-    image: np.ndarray, label: np.ndarray, crop: tuple[int, int], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A window of (height, width) at a random place; what lies outside the image is mean colour and void."""
-    top, left = (_offset(have, want, rng) for have, want in zip(label.shape, crop, strict=True))
-    return cut(image, label, (top, left), crop)
-
-
 def cut(
     image: np.ndarray, label: np.ndarray, window: tuple[int, int], crop: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drive_seg.training.augmentation import Augment, jitter_colour, largest_share, patch_windows, random_crop
+from drive_seg.training.augmentation import Augment, jitter_colour, largest_share, patch_windows
 from drive_seg.training.recipe import Augmentation
 
 
@@ -36,9 +36,9 @@ def test_augmentation_depends_on_its_generator_alone():
 def test_crops_visit_every_corner_and_pad_small_images():
     label = np.arange(16, dtype=np.uint8).reshape(4, 4)
     image = np.repeat(label[..., None], 3, 2)
-    seen = {random_crop(image, label, (2, 2), np.random.default_rng(s))[1][0, 0] for s in range(200)}
+    seen = {Augment((2, 2), plain())(image, label, np.random.default_rng(s))[1][0, 0] for s in range(200)}
     assert seen == {0, 1, 2, 4, 5, 6, 8, 9, 10}
-    padded, void = random_crop(image, label, (6, 6), np.random.default_rng(0))
+    padded, void = Augment((6, 6), plain())(image, label, np.random.default_rng(0))
     assert (void != 255).sum() == 16 and padded.shape == (6, 6, 3)
 
 
