@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drive_seg.bench.rows import RAN
+from drive_seg.bench.rows import Status
 from drive_seg.files import written_aside
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def write_plot(path: Path, outcome: dict[str, Any]) -> None:
     check_name(path)
     from matplotlib.figure import Figure
 
-    rows = [r for r in outcome["rows"] if r["part"] == "network" and r["status"] == RAN]
+    rows = [r for r in outcome["rows"] if r["part"] == "network" and r["status"] == Status.RAN]
     if not rows:
         raise ValueError("there is nothing to plot: no network was timed")
     batch = min(row["batch"] for row in rows)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from drive_seg.bench.rows import FAILED, MISSING, RAN
+from drive_seg.bench.rows import Status
 
 TITLES = {
     "network": "Networks alone, {size}, batch {batch}",
@@ -33,7 +33,7 @@ CAPTION = (
     "Of a training step eager is eager fp32 with as many threads. "
     "over: ms more for each image than the network in the same calls, or than the Segmenter in turn with the node."
 )
-SHORT = {FAILED: Text("failed", style="red"), MISSING: Text("absent", style="dim")}
+SHORT = {Status.FAILED: Text("failed", style="red"), Status.MISSING: Text("absent", style="dim")}
 
 
 def as_tables(outcome: dict[str, Any]) -> RenderableType:
@@ -61,7 +61,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     failures = []
     for row in rows:
-        ran, figures = row["status"] == RAN, _figures(row)
+        ran, figures = row["status"] == Status.RAN, _figures(row)
         table.add_row(
             row["name"],
             row["runtime"],
@@ -126,10 +126,10 @@ def _details(row: dict[str, Any]) -> list[str]:
             f"{row['name']}, {row['runtime']} {row['precision']} at {row['size']}: {stages}; beside the network "
             f"{_ms(details['beside_the_network_ms'])} ms"
         ]
-    if row["part"] == "training" and row["status"] == RAN:
+    if row["part"] == "training" and row["status"] == Status.RAN:
         shares = ", ".join(f"{part} {_percent(share)}" for part, share in details["shares"].items())
         return [f"{row['runtime']} {row['precision']}, threads {details['threads']}: {shares}"]
-    if row["part"] == "node" and row["status"] == RAN:
+    if row["part"] == "node" and row["status"] == Status.RAN:
         return [f"{row['name']}, {row['runtime']} {row['precision']}: {line}" for line in _node_lines(details)]
     return []
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from drive_seg.bench.timing import Figures
 from drive_seg.inference.runtimes import Size
 
-RAN, FAILED, MISSING = "ran", "failed", "not installed"
+
+class Status(StrEnum):
+    """What became of a contender."""
+
+    RAN = "ran"
+    FAILED = "failed"
+    MISSING = "not installed"
 
 
 class NotInstalledError(ImportError):
@@ -33,7 +40,7 @@ class Row:
         name, runtime, precision: of the contender.
         size: WIDTHxHEIGHT of what the network sees.
         batch: images at once.
-        status: "ran", "failed" or "not installed"; ``reason`` says why it did not run.
+        status: what became of it; ``reason`` says why it did not run.
         asked: it was asked for by name, so that its not being installed is a failure.
         median_ms, p10_ms, p90_ms, runs: of the whole batch, or of a training step; for a node from an image's stamp
             to its received mask.
@@ -53,7 +60,7 @@ class Row:
     precision: str
     size: str
     batch: int
-    status: str = RAN
+    status: Status = Status.RAN
     reason: str = ""
     asked: bool = False
     median_ms: float | None = None
@@ -83,7 +90,7 @@ class Row:
 
     def fail(self, error: Exception) -> None:
         """It did not run, for this reason."""
-        self.status = MISSING if isinstance(error, NotInstalledError) else FAILED
+        self.status = Status.MISSING if isinstance(error, NotInstalledError) else Status.FAILED
         self.reason = in_a_sentence(error)
 
     def compare(self, eager: Row | None) -> None:
@@ -93,7 +100,7 @@ class Row:
 
     @property
     def counts_as_failure(self) -> bool:
-        return self.status == FAILED or (self.status == MISSING and self.asked)
+        return self.status == Status.FAILED or (self.status == Status.MISSING and self.asked)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -11,7 +11,7 @@ import torch
 from drive_seg.bench import frames, node
 from drive_seg.bench.checks import WrongOutputError
 from drive_seg.bench.frames import STREAMED, _stream, bench_frames, check_label, stage_figures
-from drive_seg.bench.rows import FAILED, RAN, Cell, Row
+from drive_seg.bench.rows import Cell, Row, Status
 from drive_seg.bench.subjects import Subject, from_checkpoint
 from drive_seg.bench.ways import Way
 from drive_seg.inference.decision import decide
@@ -240,8 +240,8 @@ def test_a_segmenter_in_each_runtime(monkeypatch):
     ]
     by_runtime = {way.runtime: [row for row in rows if row.runtime == way.runtime] for way in chosen}
     for row in by_runtime["torch"] + by_runtime["deciding"]:
-        assert row.status == RAN and row.agreement > 0.999 and row.ratio_to_eager > 0
+        assert row.status == Status.RAN and row.agreement > 0.999 and row.ratio_to_eager > 0
         assert set(row.details["stages_ms"]) >= {"preprocess", "network", "postprocess"}
         assert row.details["beside_the_network_ms"] < row.median_ms
     for runtime, reason in (("failing", "no logits today"), ("missing", "there is none")):
-        assert all(row.status == FAILED and reason in row.reason for row in by_runtime[runtime])
+        assert all(row.status == Status.FAILED and reason in row.reason for row in by_runtime[runtime])
