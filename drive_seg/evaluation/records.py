@@ -9,7 +9,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-FATES = ("published", "dropped", "expired", "rejected", "failed", "withheld")
+from drive_seg.node.health.ledger import Fate
+
+FATES = tuple(fate.value for fate in Fate)
 """How a received frame can end, as in the node's diagnostics."""
 
 LOST = "lost"

@@ -13,7 +13,8 @@ from drive_seg.images.messages import ImageError
 from drive_seg.labels import CAMVID11, CITYSCAPES19, VOC21, LabelMap
 from drive_seg.labels.groups import with_groups
 from drive_seg.recordings.reading import Reading, Slice, camera_names
-from drive_seg.recordings.sources import COMPRESSED, IMAGE, SourceError, Topic
+from drive_seg.recordings.sources import COMPRESSED, IMAGE, SourceError, Topic, bag
+from drive_seg.recordings.sources.bag_files import BagFiles
 
 NO_WISH = TruthChoice()
 
@@ -327,3 +328,14 @@ def test_flicker_of_images_without_stamps_goes_by_their_record_times(replay, sma
     report, rows = scores(replay, model, stamped_bag(small, tmp_path / "bag", [0] * 4), tmp_path / "out")
     assert [row["time_s"] for row in rows] == ["0.0", "0.002", "0.004", "0.006"]
     assert report["flicker"] is not None
+
+
+def test_a_bag_is_opened_once_for_images_and_truths(labelled_bag, small, monkeypatch):
+    opened = []
+    monkeypatch.setattr(bag, "BagFiles", lambda path: opened.append(path) or BagFiles(path))
+    reading = Reading(str(labelled_bag), part=Slice(start=0.001, frames=2))
+    truths, _ = open_truths(TruthChoice(), reading, CITYSCAPES19)
+    taken = list(reading)
+    np.testing.assert_array_equal(truths.of(taken[0]), small.truth(1))
+    assert (reading.expected, reading.rate(), reading.place_of(taken[1])[1]) == (2, 10.0, 1)
+    assert opened == [labelled_bag]
