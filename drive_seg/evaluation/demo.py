@@ -10,21 +10,27 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from drive_seg.checkpoint import find_model
+from drive_seg.checkpoint import CheckpointError, find_model
 from drive_seg.evaluation import demo_report, pictures
+from drive_seg.evaluation.deterministic import Work
+from drive_seg.evaluation.live import LiveReplay
 from drive_seg.evaluation.live_run import Run, absolute
-from drive_seg.evaluation.pictures import Labelled, RecordedTopics
+from drive_seg.evaluation.many import classes_of
+from drive_seg.evaluation.output import FRAMES, PAGE, REPORT, write_report
+from drive_seg.evaluation.pictures import RecordedTopics
 from drive_seg.evaluation.processes import ChildError, ros_environment
 from drive_seg.evaluation.recorded import LiveRecording
+from drive_seg.evaluation.records import Mode
+from drive_seg.evaluation.report import About, as_report
+from drive_seg.evaluation.truths import TruthChoice, truth_table
 from drive_seg.labels import CITYSCAPES19
-from drive_seg.metrics import ConfusionMatrix
 from drive_seg.recordings.sources import SourceError, Topic, open_source
 from drive_seg.recordings.sources.topics import cameras_of, no_cameras
 from drive_seg.recordings.video import VideoError
@@ -38,7 +44,11 @@ SHEET_FRAMES = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """What one demo does: ``image`` is the camera topic played, ``seconds`` about how long it lasts."""
+    """What one demo does.
+
+    ``image`` is the camera topic played, ``seconds`` about how long it lasts, ``problem`` why there will be no score
+    though there is truth.
+    """
 
     source: str
     image: Topic
@@ -47,6 +57,7 @@ class Plan:
     frames: int | None
     model: Path
     output: Path
+    problem: str = ""
 
     @property
     def topics(self) -> RecordedTopics:
@@ -77,8 +88,15 @@ def make_plan(options: argparse.Namespace) -> Plan:
     cameras = cameras_of(source.topics)
     if not cameras:
         raise no_cameras(spec, source.topics)
-    has_truth = any(topic.name == TRUTH for topic in source.topics)
-    return Plan(spec, cameras[0], has_truth, source.seconds, options.frames, model, options.output)
+    problem = ""
+    if has_truth := any(topic.name == TRUTH for topic in source.topics):
+        try:
+            truth_table(CITYSCAPES19, classes_of(str(model)), [])
+        except CheckpointError:  # the node says what is wrong with it
+            pass
+        except ValueError as error:
+            has_truth, problem = False, f"No score: {error}."
+    return Plan(spec, cameras[0], has_truth, source.seconds, options.frames, model, options.output, problem)
 
 
 def run(plan: Plan, console: Console) -> None:
@@ -89,6 +107,8 @@ def run(plan: Plan, console: Console) -> None:
         f"Playing [bold]{plan.source}[/] through [bold]{plan.model.name}[/] "
         f"(ROS_DOMAIN_ID={ros_environment()['ROS_DOMAIN_ID']}); logs in {logs}"
     )
+    if plan.problem:
+        console.print(plan.problem, style="yellow", markup=False, highlight=False)
     with console.status("starting the node, whose runtime is prepared once on a machine") as status:
         plan.run().play(plan.output / "masks", logs, plan.seconds, status.update)
     for warning in warnings_of(logs / "player.log"):
@@ -97,38 +117,33 @@ def run(plan: Plan, console: Console) -> None:
 
 
 def _report(plan: Plan, bag: Path, console: Console) -> None:
-    times = pictures.label_times(bag, plan.topics)
-    if not times:
-        raise ChildError(f"The node published no mask; see {plan.output}/logs/node.log.")
     recording = LiveRecording(bag)
-    labels, account = recording.label_map, recording.account_of(CAMERA)
-    stamps = [stamp for stamp, _ in times]
-    images = sum(1 for _ in open_source(bag, [plan.topics.image]))
-    shown = pictures.spread(stamps, SHEET_FRAMES)
+    ((camera, masks),) = recording.masks.items()
+    if not masks.stamps:
+        raise ChildError(f"The node published no mask; see {plan.output}/logs/node.log.")
+    truth = TruthChoice(classes=CITYSCAPES19.name if plan.has_truth else None)
+    work = Work(str(bag), "", (plan.topics.image,), truth=truth, output=plan.output, video=True)
+    with console.status("judging the masks, and drawing the overlay video"):
+        replay = LiveReplay(work, recording)
+        partial = replay.run()
+    title, model = f"{plan.source} by {recording.model['name']}", recording.model
+    about = About(Mode.LIVE, plan.source, title, model, f"make demo INPUT={plan.source}", replay.latency_meaning)
+    report = as_report(partial, about, replay.stalls)
+    write_report(plan.output, report, partial, [bag, *replay.written])
+    shown = pictures.spread(masks.stamps, SHEET_FRAMES)
     frames = sorted(pictures.labelled_frames(bag, plan.topics, shown), key=lambda frame: frame.stamp_ns)
     if not frames:
         raise ChildError(f"{bag} has no image for any of its masks; see {plan.output}/logs/recorder.log.")
-    pictures.write_contact_sheet(plan.output / "contact_sheet.png", frames, labels)
-    fps = (len(stamps) - 1) * 1e9 / (stamps[-1] - stamps[0]) if len(stamps) > 1 else 10.0
-    is_scored = plan.has_truth and labels.names == CITYSCAPES19.names
-    matrix = ConfusionMatrix(labels.num_classes)
-
-    def counted(each: Iterator[Labelled]) -> Iterator[Labelled]:
-        for frame in each:
-            if is_scored:
-                matrix.update(frame.label, frame.truth)
-            yield frame
-
-    with console.status("drawing the overlay video"):
-        every = pictures.labelled_frames(bag, plan.topics, set(stamps))
-        video, drawn = pictures.write_overlay_video(plan.output / "overlay.mp4", counted(every), labels, fps)
-    score = demo_report.score(matrix, labels, drawn if is_scored else 0) if plan.has_truth else None
-    summary = demo_report.summarise(account.about if account is not None else {}, images, times, score)
+    pictures.write_contact_sheet(plan.output / "contact_sheet.png", frames, recording.label_map)
+    account = recording.account_of(camera)
+    summary = demo_report.summarise(account.about if account is not None else {}, report, len(masks.stamps))
     demo_report.write(plan.output / "summary.json", summary)
     demo_report.show(console, summary)
+    made = (*replay.written, *(plan.output / name for name in ("contact_sheet.png", "summary.json", PAGE)))
     console.print(
-        f"{bag}: images and masks, for `ros2 bag play -s mcap {bag}` or `ros2 run drive_seg player {bag}`\n"
-        f"{video}: {drawn} frames\n{plan.output / 'contact_sheet.png'}\n{plan.output / 'summary.json'}"
+        f"{bag}: images and masks, for `ros2 bag play -s mcap {bag}` or `ros2 run drive_seg player {bag}`",
+        *made,
+        sep="\n",
     )
 
 
@@ -150,7 +165,7 @@ def _clear(output: Path) -> None:
     """Remove what an earlier demo left, so that nothing of it can pass for this one's."""
     for name in ("masks", "masks.partial", "logs"):
         shutil.rmtree(output / name, ignore_errors=True)
-    for name in ("masks.mcap", "overlay.mp4", "overlay.avi", "contact_sheet.png", "summary.json"):
+    for name in ("masks.mcap", "overlay.mp4", "overlay.avi", "contact_sheet.png", "summary.json", REPORT, PAGE, FRAMES):
         (output / name).unlink(missing_ok=True)
 
 

@@ -3,75 +3,45 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from drive_seg.evaluation.records import FATES, number
+from drive_seg.evaluation.records import FATES
 from drive_seg.files import write_atomically
-from drive_seg.labels import CITYSCAPES19, LabelMap
-from drive_seg.metrics import ConfusionMatrix, mean
 
 COUNTS = ("received", *FATES, "in_flight", "lost_by_middleware")
 LATENCIES = ("latency", "processing")
 STAGES = ("decode", "preprocess", "network", "postprocess", "publish")
 
 
-def summarise(
-    figures: dict[str, str], images: int, times: list[tuple[int, int]], score: dict[str, Any] | None
-) -> dict[str, Any]:
+def summarise(figures: dict[str, str], report: Mapping[str, Any], masks: int) -> dict[str, Any]:
     """All figures of a run; None where one is not known.
 
     Args:
         figures: the node's last diagnostics of the camera.
-        images: how many camera images the recorder got.
-        times: (stamp, record time) in ns of each mask that the recorder got.
-        score: as :func:`score`, if there is truth.
+        report: on what was recorded, as report.json.
+        masks: how many the recorder got.
     """
-    delays = np.array([recorded - stamp for stamp, recorded in times], np.float64) / 1e6
+    score = None
+    if report["miou"] is not None:
+        classes = [{key: row[key] for key in ("name", "iou", "share")} for row in report["classes"]]
+        means = {key: report[key] for key in ("miou", "pixel_accuracy")}
+        score = {"frames": report["frames"]["scored"], **means, "classes": classes}
     return {
-        "images_recorded": images,
-        "masks_recorded": len(times),
+        "images_recorded": report["frames"]["in_source"],
+        "masks_recorded": masks,
         "node": {key: _count(figures.get(key)) for key in COUNTS},
-        "last_reason": figures.get("last_reason", "n/a"),
-        "model": figures.get("model", "n/a"),
-        "device": figures.get("device", "n/a"),
-        "runtime": figures.get("runtime", "n/a"),
+        **{key: figures.get(key, "n/a") for key in ("last_reason", "model", "device", "runtime")},
         "latency_ms": {
             **{name: {p: _figure(figures.get(f"{name}_ms_{p}")) for p in ("p50", "p99")} for name in LATENCIES},
-            "stamp_to_recorder": {p: float(np.percentile(delays, int(p[1:]))) for p in ("p50", "p99")},
+            "stamp_to_recorder": {p: report["latency_ms"][p] for p in ("p50", "p99")},
         },
         "stages_ms": {stage: _figure(figures.get(f"stage_{stage}_ms")) for stage in STAGES},
         "score": score,
-    }
-
-
-def score(matrix: ConfusionMatrix, labels: LabelMap, frames: int) -> dict[str, Any]:
-    """How the masks fit the truth, as plain data; ``problem`` says why there is no figure.
-
-    Args:
-        matrix: what was counted over all frames.
-        labels: what the ids of the masks mean.
-        frames: how many frames were counted.
-    """
-    truth, problem, iou = CITYSCAPES19.name, "", matrix.iou()
-    if labels.names != CITYSCAPES19.names:
-        problem = f"the model's classes ({labels.name}) are not those of the truth ({truth})"
-    elif not frames:
-        problem = "no mask came with the stamp of a truth"
-    shares = matrix.frequency()
-    return {
-        "label_map": truth,
-        "problem": problem,
-        "pairs": frames,
-        "miou": number(mean(iou)),
-        "pixel_accuracy": number(matrix.pixel_accuracy()),
-        "classes": [
-            {"name": name, "iou": number(iou[i]), "share": number(shares[i])} for i, name in enumerate(labels.names)
-        ],
     }
 
 
@@ -119,16 +89,13 @@ def _latencies(summary: dict[str, Any]) -> Table:
 
 
 def _show_score(console: Console, score: dict[str, Any]) -> None:
-    if score["problem"]:
-        console.print(f"No score: {score['problem']}.")
-        return
-    table = Table(title=f"Score over {score['pairs']} frames", title_justify="left")
+    table = Table(title=f"Score over {score['frames']} frames", title_justify="left")
     table.add_column("class")
     table.add_column("IoU %", justify="right")
     table.add_column("share of pixels %", justify="right")
     for row in score["classes"]:
         iou = "absent" if row["iou"] is None else f"{100 * row['iou']:.1f}"
-        table.add_row(row["name"], iou, f"{100 * row['share']:.2f}")
+        table.add_row(row["name"], iou, f"{100 * (row['share'] or 0):.2f}")
     table.add_section()
     table.add_row("mIoU", f"{100 * score['miou']:.1f}", "")
     table.add_row("pixel accuracy", f"{100 * score['pixel_accuracy']:.1f}", "")

@@ -1,4 +1,4 @@
-"""Pictures of a recorded drive: an overlay video and a contact sheet."""
+"""A contact sheet of a recorded drive."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from drive_seg.files import written_aside
 from drive_seg.images.overlay import blend, legend_panel
 from drive_seg.labels import LabelMap
 from drive_seg.recordings.sources import open_source
-from drive_seg.recordings.video import LegendVideo
 
 ALPHA = 0.5
-VIDEO_WIDTH = 960
 CELL_WIDTH = 320
 GAP = 6
 TITLE_HEIGHT = 24
@@ -54,21 +52,6 @@ def labelled_frames(bag: Path, topics: RecordedTopics, stamps: set[int]) -> Iter
         if len(found) == len(wanted):
             yield Labelled(stamp, found[topics.image], found[topics.label], found.get(topics.truth))
             del parts[stamp]
-
-
-def label_times(bag: Path, topics: RecordedTopics) -> list[tuple[int, int]]:
-    """(stamp, record time) in ns of every mask in the bag, sorted by stamp."""
-    return sorted((record.stamp_ns, record.time_ns) for record in open_source(bag, [topics.label]))
-
-
-def write_overlay_video(path: Path, frames: Iterator[Labelled], labels: LabelMap, fps: float) -> tuple[Path, int]:
-    """Image above, overlay below, legend beside; returns the file written and its number of frames."""
-    with LegendVideo(path, fps, labels, VIDEO_WIDTH) as video:
-        for frame in frames:
-            video.write(np.vstack((frame.image, blend(frame.image, labels.colorize(frame.label), ALPHA))))
-        if not video.frames:
-            raise ValueError("there is no labelled frame to show")
-    return video.path, video.frames
 
 
 def write_contact_sheet(path: Path, frames: list[Labelled], labels: LabelMap) -> None:

@@ -62,7 +62,7 @@ class Truths:
     def __init__(self, find: dict[str, Find], sources: dict[str, LabelMap], target: LabelMap) -> None:
         self._find, self._sources = find, sources
         groups: list[tuple[int, ...]] = []
-        self._tables = {camera: _truth_table(source, target, groups) for camera, source in sources.items()}
+        self._tables = {camera: truth_table(source, target, groups) for camera, source in sources.items()}
         self.groups = tuple(groups)
         known = [self._tables[camera][: source.num_classes] for camera, source in sources.items()]
         self.ids = tuple(int(i) for i in np.unique(np.concatenate(known)) if i != VOID)
@@ -142,7 +142,7 @@ def same_classes(source: LabelMap, target: LabelMap, whose: str, target_whose: s
     return table
 
 
-def _truth_table(source: LabelMap, target: LabelMap, groups: list[tuple[int, ...]]) -> np.ndarray:
+def truth_table(source: LabelMap, target: LabelMap, groups: list[tuple[int, ...]]) -> np.ndarray:
     """As :func:`same_classes`, or else by what is known of the two label maps; new groups are appended."""
     try:
         return same_classes(source, target, "the truth", "the model")

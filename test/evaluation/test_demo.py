@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from drive_seg.checkpoint import Contract, InputSpec, save
-from drive_seg.evaluation import demo, demo_report
+from drive_seg.evaluation import demo
 from drive_seg.labels import CITYSCAPES19, LabelMap
-from drive_seg.metrics import ConfusionMatrix
 from drive_seg.networks import build
 from drive_seg.recordings.bag_writer import BagWriter
 from drive_seg.recordings.message_types import definition
@@ -59,16 +58,17 @@ def test_demo_of_a_synthetic_drive(model, tmp_path):
     ends = ("published", "dropped", "expired", "rejected", "failed", "withheld")
     assert node["received"] == sum(node[end] for end in ends)
     assert node["in_flight"] == 0
-    assert summary["masks_recorded"] == node["published"] == summary["score"]["pairs"] >= 1
+    assert summary["masks_recorded"] == node["published"] == summary["score"]["frames"] >= 1
     assert 0 <= summary["score"]["miou"] < 0.5
     for figures in summary["latency_ms"].values():
         assert 0 < figures["p50"] <= figures["p99"]
     assert "mIoU" in done.stdout
     check_bag(out / "masks.mcap", node["published"])
-    assert cv2.VideoCapture(str(out / "overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == node["published"]
+    assert cv2.VideoCapture(str(out / "overlay.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 8
     assert cv2.imread(str(out / "contact_sheet.png")).shape[1] > 320
     assert sorted(p.name for p in out.iterdir()) == [
-        "contact_sheet.png", "logs", "masks.mcap", "overlay.mp4", "summary.json",
+        "contact_sheet.png", "frames.csv", "logs", "masks.mcap", "overlay.mp4", "report.html", "report.json",
+        "summary.json",
     ]  # fmt: skip
 
 
@@ -133,10 +133,10 @@ def test_warnings_of_the_player_are_shown(tmp_path):
     assert demo.warnings_of(log) == [warning]
 
 
-def test_masks_of_other_classes_get_no_score():
-    matrix = ConfusionMatrix(2)
-    two = LabelMap("two", ("a", "b"), ((1, 1, 1), (2, 2, 2)))
-    problem = demo_report.score(matrix, two, 0)["problem"]
-    assert problem == "the model's classes (two) are not those of the truth (cityscapes19)"
-    figures = demo_report.score(ConfusionMatrix(19), CITYSCAPES19, 0)
-    assert (figures["problem"], figures["miou"]) == ("no mask came with the stamp of a truth", None)
+def test_a_model_of_other_classes_gets_no_score(tmp_path):
+    path = tmp_path / "two.safetensors"
+    contract = Contract("dsnet", {}, LabelMap("two", ("a", "b"), ((1, 1, 1), (2, 2, 2))), InputSpec(size=(96, 160)))
+    save(path, build("dsnet", 2), contract)
+    plan = demo.make_plan(demo.arguments().parse_args(["--model", str(path)]))
+    assert not plan.has_truth and plan.problem.startswith("No score: the truth has the classes of 'cityscapes19'")
+    assert plan.topics.truth is None and plan.run().beside == []

@@ -1,4 +1,4 @@
-"""Pictures of a recording: every frame with its own mask."""
+"""The contact sheet of a recording: every frame with its own mask."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,6 @@ from std_msgs.msg import Header
 
 from drive_seg.evaluation import pictures
 from drive_seg.images.messages import to_image
-from drive_seg.images.overlay import legend_panel
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.recordings.bag_writer import BagWriter
 from drive_seg.recordings.message_types import definition
@@ -61,15 +60,6 @@ def serialized(store, stamp_ms: int, array: np.ndarray) -> bytes:
     return bytes(store.serialize_cdr(same, IMAGE))
 
 
-def test_masks_are_listed_with_their_delays(recording):
-    times = pictures.label_times(recording, TOPICS)
-    assert [(stamp // 1_000_000, (time - stamp) // 1_000_000) for stamp, time in times] == [
-        (100, 7),
-        (300, 7),
-        (400, 7),
-    ]
-
-
 def test_frames_are_put_together_by_stamp(recording):
     stamps = {100_000_000, 300_000_000, 400_000_000}
     frames = list(pictures.labelled_frames(recording, TOPICS, stamps))
@@ -81,27 +71,6 @@ def test_frames_are_put_together_by_stamp(recording):
         np.testing.assert_array_equal(frame.truth, label_of(0))
     (one,) = pictures.labelled_frames(recording, pictures.RecordedTopics(TOPICS.image, TOPICS.label), {300_000_000})
     assert one.truth is None
-
-
-def test_overlay_video_shows_image_overlay_and_legend(recording, tmp_path):
-    frames = pictures.labelled_frames(recording, TOPICS, {100_000_000, 300_000_000, 400_000_000})
-    path, count = pictures.write_overlay_video(tmp_path / "o.mp4", frames, CITYSCAPES19, 10.0)
-    assert (path, count) == (tmp_path / "o.mp4", 3)
-    capture = cv2.VideoCapture(str(path))
-    ok, frame = capture.read()
-    legend = legend_panel(CITYSCAPES19, 80)
-    width = 60 + legend.shape[1]
-    assert ok
-    assert frame.shape == (80, width + width % 2, 3)
-    assert np.abs(frame[5:35, 5:55].reshape(-1, 3).mean(0) - 20).max() < 12
-    sky = (20 + np.array(CITYSCAPES19.palette("bgr")[SKY], int)) / 2
-    assert np.abs(frame[45:55, 5:55].reshape(-1, 3).mean(0) - sky).max() < 12
-
-
-def test_video_without_a_frame_is_an_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="no labelled frame"):
-        pictures.write_overlay_video(tmp_path / "o.mp4", iter([]), CITYSCAPES19, 10.0)
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("with_truth", [True, False])
