@@ -11,14 +11,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from typing import Any
 
-from drive_seg.evaluation.deterministic import Work
+from drive_seg.evaluation.deterministic import Models, Work
 from drive_seg.evaluation.many import Job, Loaded, Outcome, judge_one
 
 log = logging.getLogger(__name__)
 
 END_S = 5.0
+
+Note = Callable[[str, Any], object]
+"""Hears what a worker has to say: the name of a :class:`Watcher`'s member, and what it is to be called with."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,42 @@ class WorkerError(RuntimeError):
     """No worker could load the model; the message says why."""
 
 
+class UnusableError(ValueError):
+    """The model cannot be loaded where the work is done."""
+
+
+def judge_there(job: Job, work: Work, note: Note) -> tuple[Outcome, Loaded]:
+    """Judge a recording in a worker, which loads the models for the first one.
+
+    Raises:
+        UnusableError: they cannot be loaded.
+    """
+    if job not in _models:
+        try:
+            _models[job] = job.load(lambda text: note("tell", text))
+        except Exception as error:  # whatever a runtime raises; the parent says it
+            raise UnusableError(str(error) or repr(error)) from error
+    expected = judged = 0
+
+    def expect(count: int | None) -> None:
+        nonlocal expected
+        expected = count or 0
+        note("expect", expected)
+
+    def advance() -> None:
+        nonlocal judged
+        judged += 1
+        note("advance", 1)
+
+    outcome = judge_one(work, _models[job], expect, advance)
+    note("expect", judged - expected)  # the bar may have been told of images that never came
+    return outcome, job.describe(_models[job])
+
+
+_models: dict[Job, Models] = {}
+"""Of this process, if it is a worker."""
+
+
 class Pool:
     """Processes that share the work; a process that dies costs the recording it was at, and another takes its place.
 
@@ -49,9 +88,7 @@ class Pool:
 
     def __init__(self, job: Job, jobs: int, watcher: Watcher) -> None:
         self._job, self._jobs, self._watcher = job, jobs, watcher
-        self._context = multiprocessing.get_context("spawn")
         self._workers: list[_Worker] = []
-        self._loaded: Loaded | None = None
 
     def run(self, works: Sequence[Work]) -> Loaded | None:
         """Judge them all, the outcomes in any order; every process has ended afterwards, come what may.
@@ -62,127 +99,93 @@ class Pool:
         Raises:
             WorkerError: the model could not be loaded.
         """
-        left = deque(works)
+        left, loaded, started = deque(works), None, 0
         try:
             while left or self._workers:
                 while left and len(self._workers) < self._jobs:
                     with _without_interrupts():
-                        self._workers.append(_Worker(self._context, self._job, len(self._workers)))
-                for worker in self._ready():
-                    self._serve(worker, left)
+                        self._workers.append(_Worker(self._job, started == 0))
+                    self._workers[-1].begin(left.popleft())
+                    started += 1
+                ready = set(wait([worker.connection for worker in self._workers]))
+                for worker in [worker for worker in self._workers if worker.connection in ready]:
+                    kind, value = worker.hear()
+                    if kind != "outcome":
+                        getattr(self._watcher, kind)(value)
+                        continue
+                    outcome, about = value
+                    loaded = loaded or about
+                    self._watcher.done(outcome)
+                    if left and worker.is_alive:
+                        worker.begin(left.popleft())
+                    else:
+                        self._workers.remove(worker)
+                        worker.end()
         finally:
             for worker in self._workers:
                 worker.end()
-        return self._loaded
-
-    def _ready(self) -> list[_Worker]:
-        ready = set(wait([worker.connection for worker in self._workers]))
-        return [worker for worker in self._workers if worker.connection in ready]
-
-    def _serve(self, worker: _Worker, left: deque[Work]) -> None:
-        try:
-            kind, value = worker.connection.recv()
-        except (EOFError, OSError):
-            self._bury(worker)
-            return
-        if kind == "unusable":
-            raise WorkerError(value)
-        if kind == "tell":
-            self._watcher.tell(value)
-        elif kind == "expect":
-            worker.expected = value
-            self._watcher.expect(value)
-        elif kind == "advance":
-            worker.judged += value
-            self._watcher.advance(value)
-        else:
-            if kind == "loaded":
-                self._loaded, worker.is_idle = self._loaded or value, True
-            else:
-                self._settle(worker, value)
-            self._give(worker, left)
-
-    def _give(self, worker: _Worker, left: deque[Work]) -> None:
-        if not left:
-            worker.end()
-            self._workers.remove(worker)
-            return
-        worker.begin(left.popleft())
-
-    def _settle(self, worker: _Worker, outcome: Outcome) -> None:
-        # The bar may have been told of images that never came.
-        self._watcher.expect(worker.judged - worker.expected)
-        worker.work, worker.is_idle = None, True
-        self._watcher.done(outcome)
-
-    def _bury(self, worker: _Worker) -> None:
-        worker.process.join(END_S)
-        how = _how_it_ended(worker.process.exitcode)
-        worker.end()
-        self._workers.remove(worker)
-        if worker.work is not None:
-            self._settle(worker, Outcome(worker.work.name, None, f"the process that judged it {how}"))
-            return
-        # It died while loading, and so may the next one: go on with those there are.
-        self._jobs -= 1
-        if self._jobs == 0:
-            raise WorkerError(f"a process that was to load the model {how}")
+        return loaded
 
 
 class _Worker:
     """One process, its connection, and what it is at."""
 
-    def __init__(self, context: multiprocessing.context.SpawnContext, job: Job, number: int) -> None:
+    def __init__(self, job: Job, tells: bool) -> None:
+        context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, job, tells), name="replay", daemon=True)
         self.work: Work | None = None
-        self.expected = self.judged = 0
-        self.is_idle = False
-        self.process: BaseProcess = context.Process(
-            target=_work, args=(theirs, job, number == 0), name=f"replay {number}", daemon=True
-        )
+        self.is_alive = True
         self.process.start()
         theirs.close()
 
     def begin(self, work: Work) -> None:
-        self.work, self.expected, self.judged, self.is_idle = work, 0, 0, False
+        """Let it judge a recording."""
+        self.work = work
         # A process that has just died is noticed when its connection is read.
         with contextlib.suppress(OSError):
             self.connection.send(work)
 
+    def hear(self) -> tuple[str, Any]:
+        """What it says next: a note, or "outcome" and what became of its recording.
+
+        Raises:
+            WorkerError: it could not load the model.
+        """
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, OSError):
+            self.is_alive = False
+            self.process.join(END_S)
+            reason = f"the process that judged it {_how_it_ended(self.process.exitcode)}"
+            return "outcome", (Outcome(self.work.name, None, reason), None)
+        if kind == "unusable":
+            raise WorkerError(value)
+        return kind, value
+
     def end(self) -> None:
-        """End it, at once if it is at work."""
-        if self.is_idle:
-            with contextlib.suppress(OSError):
-                self.connection.send(None)
-            self.process.join(END_S)
-        else:
-            self.process.terminate()
-            self.process.join(END_S)
-        if self.process.is_alive():
-            self.process.kill()
+        """End it at once."""
+        self.process.terminate()
+        self.process.join(END_S)
+        self.process.kill()
         self.process.join()
         self.connection.close()
 
 
-def _work(connection: Connection, job: Job, is_first: bool) -> None:
-    """What a process does: load, then judge what it is given until it is given nothing."""
-    # Who loads the same model need not repeat what was said of it.
-    tell = (lambda text: connection.send(("tell", text))) if is_first else (lambda text: None)
-    try:
-        models = job.load(tell)
-    except Exception as error:  # whatever a runtime raises; the parent says it
-        connection.send(("unusable", str(error) or repr(error)))
-        return
-    connection.send(("loaded", job.describe(models)))
+def _work(connection: Connection, job: Job, tells: bool) -> None:
+    """Judge what comes until nothing comes any more."""
+
+    def note(kind: str, value: Any) -> None:
+        # Who loads the same model need not repeat what was said of it.
+        if kind != "tell" or tells:
+            connection.send((kind, value))
+
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
-        while (work := connection.recv()) is not None:
-            outcome = judge_one(
-                work,
-                models,
-                lambda count: connection.send(("expect", count or 0)),
-                lambda: connection.send(("advance", 1)),
-            )
-            connection.send(("outcome", outcome))
+        while True:
+            try:
+                note("outcome", judge_there(job, connection.recv(), note))
+            except UnusableError as error:
+                note("unusable", str(error))
 
 
 @contextlib.contextmanager

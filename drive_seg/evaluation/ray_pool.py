@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-from drive_seg.evaluation.deterministic import Models, Work
-from drive_seg.evaluation.many import Job, Loaded, Outcome, judge_one
-from drive_seg.evaluation.pool import Watcher, WorkerError
+from drive_seg.evaluation.deterministic import Work
+from drive_seg.evaluation.many import Job, Loaded, Outcome
+from drive_seg.evaluation.pool import UnusableError, Watcher, WorkerError, judge_there
 
 TELL_S = 1.0
 CONNECT_S = 10.0
@@ -87,16 +86,16 @@ class RayPool:
     def _result(self, reference: Any, work: Work) -> tuple[Outcome, Loaded | None]:
         try:
             return self._ray.get(reference)
-        except _UnusableError as error:
+        except UnusableError as error:
             raise WorkerError(str(error)) from error
         except self._ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return Outcome(work.name, None, f"its task on the cluster failed: {lines[-1]}"), None
 
     def _show(self, counter: Any) -> None:
-        expected, judged = self._ray.get(counter.take.remote())
-        self._watcher.expect(expected)
-        self._watcher.advance(judged)
+        counts = self._ray.get(counter.take.remote())
+        self._watcher.expect(counts["expect"])
+        self._watcher.advance(counts["advance"])
 
 
 def _check_reachable(address: str) -> None:
@@ -110,55 +109,33 @@ def _check_reachable(address: str) -> None:
         raise ValueError(f"the Ray cluster '{address}' cannot be reached: {error}") from error
 
 
-class _UnusableError(ValueError):
-    """The model cannot be had where the task ran."""
-
-
 class _Counter:
     """Images that were announced and judged since it was asked last."""
 
     def __init__(self) -> None:
-        self._expected = self._judged = 0
+        self._counts: Counter[str] = Counter()
 
-    def add(self, expected: int, judged: int) -> None:
-        self._expected += expected
-        self._judged += judged
+    def add(self, counts: Counter[str]) -> None:
+        self._counts.update(counts)
 
-    def take(self) -> tuple[int, int]:
-        taken = self._expected, self._judged
-        self._expected = self._judged = 0
+    def take(self) -> Counter[str]:
+        taken, self._counts = self._counts, Counter()
         return taken
 
 
-@functools.lru_cache(maxsize=1)
-def _models(job: Job) -> Models:
-    """Loaded once for all the tasks that a process of the cluster gets."""
-    return job.load(lambda text: None)
-
-
 def _judge(job: Job, work: Work, counter: Any) -> tuple[Outcome, Loaded]:
-    try:
-        models = _models(job)
-    except Exception as error:  # whatever a runtime raises
-        raise _UnusableError(str(error) or repr(error)) from error
-    told = _Told(counter)
-    outcome = judge_one(work, models, lambda count: told.note(count or 0, 0), lambda: told.note(0, 1))
-    told.send()
-    return outcome, job.describe(models)
+    counts, sent = Counter(), time.monotonic()
 
+    def note(name: str, value: Any) -> None:
+        """Passed on at most once a second."""
+        nonlocal counts, sent
+        if name == "tell":
+            return
+        counts[name] += value
+        if time.monotonic() - sent >= TELL_S:
+            counter.add.remote(counts)
+            counts, sent = Counter(), time.monotonic()
 
-class _Told:
-    """Sends what it notes at most once a second."""
-
-    def __init__(self, counter: Any) -> None:
-        self._counter, self._counts, self._sent = counter, [0, 0], 0.0
-
-    def note(self, expected: int, judged: int) -> None:
-        self._counts[0] += expected
-        self._counts[1] += judged
-        if time.monotonic() - self._sent >= TELL_S:
-            self.send()
-
-    def send(self) -> None:
-        self._counter.add.remote(*self._counts)
-        self._counts, self._sent = [0, 0], time.monotonic()
+    found = judge_there(job, work, note)
+    counter.add.remote(counts)
+    return found
