@@ -30,8 +30,8 @@ from drive_seg.inference.runtimes.conversion import (
     synthetic_inputs,
     to_onnx,
 )
+from drive_seg.inference.runtimes.files.onnx_file import contract_path, is_onnx, is_openvino
 from drive_seg.inference.runtimes.native import runtime as native
-from drive_seg.inference.runtimes.onnx_file import contract_path, is_onnx, is_openvino
 from drive_seg.inference.runtimes.openvino_runtime import PRECISION_NOTE
 from drive_seg.inference.runtimes.sessions import (
     CONVOLUTIONS,

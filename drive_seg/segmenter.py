@@ -23,7 +23,8 @@ from drive_seg.inference.cuda.graph import Combination, pad
 from drive_seg.inference.cuda.graphs import FrameGraphs
 from drive_seg.inference.decision import decide, to_size
 from drive_seg.inference.path import FramePath
-from drive_seg.inference.runtimes import MULTIPLE, NotFiniteError, Runtime, Size, choice, onnx_file, preparation
+from drive_seg.inference.runtimes import MULTIPLE, NotFiniteError, Runtime, Size, choice, preparation
+from drive_seg.inference.runtimes.files import onnx_file
 from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device, choose_precision
 from drive_seg.labels import VOID, LabelMap
 

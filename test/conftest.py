@@ -77,9 +77,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 @pytest.fixture(autouse=True)
 def _files_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial of a file takes another process and seconds: here its first runtime is taken, the same each time."""
-    from drive_seg.inference.runtimes import file_trial
+    from drive_seg.inference.runtimes.files import trial
 
-    monkeypatch.setattr(file_trial, "choose", lambda file, runtimes, *wish: runtimes[0])
+    monkeypatch.setattr(trial, "choose", lambda file, runtimes, *wish: runtimes[0])
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from drive_seg.bench.timing import percentile
 from drive_seg.bench.ways import EXPORT_EXTRA, calibration_images, graph_of, package_of, require
 from drive_seg.evaluation.processes import Child, Children, ros_arguments, ros_environment
 from drive_seg.evaluation.records import FATES
-from drive_seg.inference.runtimes import NAMES, cache, compiled
+from drive_seg.inference.runtimes import NAMES, cache, inductor
 from drive_seg.inference.runtimes.choice import FASTEST_FIRST
 from drive_seg.inference.runtimes.native import runtime as native
 from drive_seg.inference.runtimes.prepared import form_of
@@ -175,8 +175,8 @@ def _runtime_and_precision(words: str) -> tuple[str, str]:
 
 
 def _can_prepare(runtime: str) -> bool:
-    if runtime in (native.NAME, compiled.NAME):
-        return compiled.can_compile()
+    if runtime in (native.NAME, inductor.NAME):
+        return inductor.can_compile()
     return all(importlib.util.find_spec(package) is not None for package in (runtime, "onnx", "onnxscript"))
 
 
@@ -196,7 +196,7 @@ def _prepare(subject: Subject, size: Size, runtime: str, precision: str, device:
             native.prepare(subject.checkpoint, precision, calibration_images(subject) if precision == "int8" else ())
         return
     for seen in {network_size(size, *size), network_size(size, *IMAGE)}:
-        if runtime == compiled.NAME:
+        if runtime == inductor.NAME:
             graph = package_of(subject, seen, precision, device)
         else:
             require(runtime, EXTRAS[runtime])

@@ -14,10 +14,11 @@ from torch import Tensor
 from drive_seg.bench.contenders import Contender
 from drive_seg.bench.rows import Cell, NotInstalledError, Size
 from drive_seg.bench.ways import Opened, Way
-from drive_seg.inference.runtimes import Runtime, file_trial
-from drive_seg.inference.runtimes.file_ports import FileSession, ImageInput, image_input, random_batch
-from drive_seg.inference.runtimes.file_template import OPENERS
-from drive_seg.inference.runtimes.onnx_file import is_openvino, read_model
+from drive_seg.inference.runtimes import Runtime
+from drive_seg.inference.runtimes.files import trial
+from drive_seg.inference.runtimes.files.onnx_file import is_openvino, read_model
+from drive_seg.inference.runtimes.files.ports import FileSession, ImageInput, image_input, random_batch
+from drive_seg.inference.runtimes.files.template import OPENERS
 from drive_seg.inference.runtimes.onnx_runtime import open_file, providers
 from drive_seg.inference.runtimes.sessions import EXTRAS, precisions
 
@@ -102,7 +103,7 @@ def from_file(path: Path, device: str) -> list[OnnxFileContender]:
     if device.startswith("cuda"):
         starts = {("onnxruntime", "auto"): lambda: open_file(file, chosen=lambda ort: providers(device, ort))}
     else:
-        outcomes = file_trial.outcomes(file, there)
+        outcomes = trial.outcomes(file, there)
         able = [outcome.runtime for outcome in outcomes if not outcome.fault]
         if not able:
             raise ValueError(outcomes[0].fault)

@@ -16,7 +16,7 @@ from drive_seg.bench.node import bench_node, node_runtimes
 from drive_seg.bench.onnx_files import from_file
 from drive_seg.bench.rows import Cell, Row, Size, size_text
 from drive_seg.bench.subjects import all_subjects
-from drive_seg.inference.runtimes.onnx_file import is_openvino
+from drive_seg.inference.runtimes.files.onnx_file import is_openvino
 from drive_seg.inference.runtimes.pytorch import choose_device
 
 PARTS = ("network", "segmenter", "node", "training")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from drive_seg import checkpoint, networks
 from drive_seg.bench.rows import Size
 from drive_seg.checkpoint import Checkpoint, CheckpointError, InputSpec
-from drive_seg.inference.runtimes.onnx_file import is_file_with_contract
+from drive_seg.inference.runtimes.files.onnx_file import is_file_with_contract
 from drive_seg.networks import counting
 from drive_seg.networks.systems import BY_NAME
 

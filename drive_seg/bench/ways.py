@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from drive_seg.bench.rows import Cell, NotInstalledError, Size
 from drive_seg.bench.subjects import Subject
-from drive_seg.inference.runtimes import Runtime, compiled
+from drive_seg.inference.runtimes import Runtime, inductor
 from drive_seg.inference.runtimes.conversion import ConversionError, to_onnx
 from drive_seg.inference.runtimes.native import runtime as native
 from drive_seg.inference.runtimes.native.calibration import calibrate
@@ -139,7 +139,7 @@ def kernels() -> Library:
     Raises:
         NotInstalledError: if there is no C++ compiler.
     """
-    if not compiled.can_compile():
+    if not inductor.can_compile():
         raise NotInstalledError("not installed: a C++ compiler (g++), which native's kernels are made with")
     with TemporaryDirectory(prefix="drive_seg_bench_") as folder:
         path = Path(folder) / "kernels.so"
@@ -161,8 +161,8 @@ def calibration_images(subject: Subject) -> list[Tensor]:
 
 def _compiled(precision: str) -> Callable[[Subject, Cell], Runtime]:
     def opened(subject: Subject, cell: Cell) -> Runtime:
-        session = compiled.open_compiled(package_of(subject, cell.size, precision, cell.device), cell.device)
-        return Opened(compiled.NAME, precision, cell.device, _one_by_one(session))
+        session = inductor.open_compiled(package_of(subject, cell.size, precision, cell.device), cell.device)
+        return Opened(inductor.NAME, precision, cell.device, _one_by_one(session))
 
     return opened
 
@@ -181,7 +181,7 @@ def _one_by_one(session: Session) -> Session:
 def _int8(subject: Subject, cell: Cell) -> Runtime:
     """As ``drive-seg export`` quantises it, calibrated on synthetic frames."""
     from drive_seg.export import export
-    from drive_seg.inference.runtimes.onnx_file import read
+    from drive_seg.inference.runtimes.files.onnx_file import read
     from drive_seg.inference.runtimes.openvino_runtime import OpenvinoRuntime
 
     for package, extra in (("openvino", EXTRAS["openvino"]), ("nncf", EXTRAS["openvino"]), ("onnx", EXPORT_EXTRA)):
@@ -217,12 +217,12 @@ def package_of(subject: Subject, size: Size, precision: str, device: str) -> byt
         NotInstalledError: if there is no C++ compiler, or the processor does not compute in the precision.
         ValueError: if the network cannot be compiled.
     """
-    if not compiled.can_compile():
+    if not inductor.can_compile():
         raise NotInstalledError("not installed: a C++ compiler (g++), which inductor's code is made with")
-    if precision not in compiled.precisions(device):
+    if precision not in inductor.precisions(device):
         raise NotInstalledError(f"inductor does not compute in {precision} on this processor")
     try:
-        return compiled.compile_network(exportable(subject), size, precision, device)
+        return inductor.compile_network(exportable(subject), size, precision, device)
     except ConversionError as error:
         raise ValueError(str(error)) from error
 

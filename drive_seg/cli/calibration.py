@@ -60,7 +60,7 @@ def calibrate(
     from drive_seg import checkpoint as files
     from drive_seg.evaluation.calibration import calibrate as fit
     from drive_seg.evaluation.dataset import calibration_sentence
-    from drive_seg.inference.runtimes import onnx_file
+    from drive_seg.inference.runtimes.files import onnx_file
     from drive_seg.segmenter import Segmenter
 
     path = files.find_model(checkpoint)

@@ -54,7 +54,8 @@ def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
     import yaml
 
     from drive_seg import checkpoint as files
-    from drive_seg.inference.runtimes import choice, onnx_file
+    from drive_seg.inference.runtimes import choice
+    from drive_seg.inference.runtimes.files import onnx_file
 
     path = files.find_model(checkpoint)
     if onnx_file.is_file_with_contract(path):
@@ -79,8 +80,8 @@ def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
 def _inspect_without_contract(path: Path, output: Path | None) -> None:
     """Say what can be seen of a file, and write a contract to fill in beside it, or print it where that cannot be."""
     from drive_seg.files import write_atomically
-    from drive_seg.inference.runtimes import onnx_file
-    from drive_seg.inference.runtimes.file_template import look
+    from drive_seg.inference.runtimes.files import onnx_file
+    from drive_seg.inference.runtimes.files.template import look
 
     seen, place = look(onnx_file.read_model(path)), onnx_file.contract_path(path)
     about = {"runtime": seen.runtime, "precision": seen.precision}
@@ -142,7 +143,7 @@ def export(
     Calibration takes 128 images, a quarter of which it keeps for the comparison.
     """
     from drive_seg import checkpoint, export
-    from drive_seg.inference.runtimes import onnx_file
+    from drive_seg.inference.runtimes.files import onnx_file
     from drive_seg.inference.runtimes.prepared import prepare as prepare_for
     from drive_seg.segmenter import Segmenter, network_size
 

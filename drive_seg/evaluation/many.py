@@ -17,7 +17,7 @@ from drive_seg.evaluation.judge import Judge
 from drive_seg.evaluation.partial import Partial, failed, merge
 from drive_seg.evaluation.records import Picture
 from drive_seg.evaluation.report import model_of
-from drive_seg.inference.runtimes import onnx_file
+from drive_seg.inference.runtimes.files import onnx_file
 from drive_seg.labels import LabelMap
 
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]

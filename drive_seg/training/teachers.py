@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from drive_seg import checkpoint
 from drive_seg.checkpoint import Contract
 from drive_seg.inference.path import resized
-from drive_seg.inference.runtimes import MULTIPLE, Runtime, Size, choice, onnx_file
+from drive_seg.inference.runtimes import MULTIPLE, Runtime, Size, choice
+from drive_seg.inference.runtimes.files import onnx_file
 from drive_seg.labels import VOID, LabelMap
 from drive_seg.labels.groups import group_names, known_meaning, translation
 from drive_seg.segmenter import network_size

@@ -14,7 +14,7 @@ from drive_seg.bench.onnx_files import from_file
 from drive_seg.bench.rows import Cell, NotInstalledError
 from drive_seg.bench.subjects import Subject
 from drive_seg.bench.ways import EAGER, Opened, Way
-from drive_seg.inference.runtimes import file_trial
+from drive_seg.inference.runtimes.files import trial
 from drive_seg.inference.runtimes.sessions import openvino_core
 
 CEILINGS = {"gflops": {"fp32": 100.0}, "copy_gb_per_s": 10.0}
@@ -172,7 +172,7 @@ def onnx_file(tmp_path, monkeypatch):
     """Makes ONNX files of one convolution: [N, 3, H, W] -> [N, 4, H, W]."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(file_trial, "outcomes", lambda file, names: [file_trial.Outcome(name) for name in names])
+    monkeypatch.setattr(trial, "outcomes", lambda file, names: [trial.Outcome(name) for name in names])
 
     def make(shape, channels=3):
         numpy_helper, helper, proto = onnx.numpy_helper, onnx.helper, onnx.TensorProto
@@ -214,8 +214,8 @@ def test_an_openvino_file_is_timed(onnx_file):
 
 
 def test_a_runtime_that_a_file_kills_takes_no_part(onnx_file, monkeypatch):
-    dead = [file_trial.Outcome("onnxruntime"), file_trial.Outcome("openvino", fault="openvino ended it", died=True)]
-    monkeypatch.setattr(file_trial, "outcomes", lambda file, names: dead[-len(names) :])
+    dead = [trial.Outcome("onnxruntime"), trial.Outcome("openvino", fault="openvino ended it", died=True)]
+    monkeypatch.setattr(trial, "outcomes", lambda file, names: dead[-len(names) :])
     assert [file.runtime for file in from_file(onnx_file(["n", 3, "h", "w"]), "cpu")] == ["onnxruntime"]
 
 

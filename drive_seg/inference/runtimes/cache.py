@@ -24,7 +24,7 @@ import drive_seg
 from drive_seg import networks
 from drive_seg.checkpoint import canonical_json
 from drive_seg.files import write_atomically
-from drive_seg.inference.runtimes import Size, compiled
+from drive_seg.inference.runtimes import Size, inductor
 
 _NAME = "{form}-{height}x{width}.graph"
 
@@ -107,7 +107,7 @@ def _key(form: str, sha256: str, size: Size) -> dict[str, Any]:
     return {
         "checkpoint": sha256,
         "size": list(size),
-        **(compiled.key(*rest) if runtime == compiled.NAME else {runtime: version(runtime)}),
+        **(inductor.key(*rest) if runtime == inductor.NAME else {runtime: version(runtime)}),
         "torch": torch.__version__,
         "drive_seg": drive_seg.__version__,
         "networks": networks_sha256(),

@@ -14,9 +14,10 @@ from importlib.util import find_spec
 import torch
 
 from drive_seg.checkpoint import Checkpoint
-from drive_seg.inference.runtimes import NAMES, Runtime, Size, cache, compiled, file_trial, parse_device, preparation
+from drive_seg.inference.runtimes import NAMES, Runtime, Size, cache, inductor, parse_device, preparation
+from drive_seg.inference.runtimes.files import trial
+from drive_seg.inference.runtimes.files.onnx_file import OnnxFile, is_onnx, is_openvino
 from drive_seg.inference.runtimes.native import runtime as native
-from drive_seg.inference.runtimes.onnx_file import OnnxFile, is_onnx, is_openvino
 from drive_seg.inference.runtimes.onnx_runtime import OnnxRuntime, TensorRtRuntime
 from drive_seg.inference.runtimes.openvino_runtime import OpenvinoRuntime
 from drive_seg.inference.runtimes.prepared import (
@@ -27,12 +28,13 @@ from drive_seg.inference.runtimes.prepared import (
     how_to_prepare,
     prepare,
 )
-from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device, trial
+from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device
+from drive_seg.inference.runtimes.pytorch import trial as try_device
 from drive_seg.inference.runtimes.sessions import precisions
 
 FASTEST_FIRST = ("native", "inductor", "openvino", "onnxruntime")
 """On a CPU; PyTorch comes after them."""
-_OWN = (native.NAME, compiled.NAME)
+_OWN = (native.NAME, inductor.NAME)
 """Those that need no other package than PyTorch."""
 FOR_FILES = {r.name: r for r in (OnnxRuntime, OpenvinoRuntime, TensorRtRuntime)}
 """Those that run a user's own file."""
@@ -65,7 +67,7 @@ def for_checkpoint(
         raise ValueError(
             f"runtime 'tensorrt' runs ONNX files and no checkpoints: drive-seg export {loaded.path} --to onnx makes one"
         )
-    if device == "auto" and torch.cuda.is_available() and (reason := trial("cuda")):
+    if device == "auto" and torch.cuda.is_available() and (reason := try_device("cuda")):
         tell(f"device auto takes the cpu, as the GPU cannot run a layer: {reason}")
     unprepared: str | None = None
     if runtime == "auto":
@@ -76,7 +78,7 @@ def for_checkpoint(
         chosen = TorchRuntime(loaded.build_network(), device, precision)
         chosen.unprepared = unprepared
         return chosen
-    if runtime == compiled.NAME:
+    if runtime == inductor.NAME:
         device = choose_device(device)
     elif device != "auto" and parse_device(device)[0] != "cpu":
         raise ValueError(f"device '{device}' cannot be had: {runtime} runs checkpoints on the cpu, torch on CUDA")
@@ -92,7 +94,7 @@ def for_checkpoint(
 
 
 def for_file(file: OnnxFile, device: str, precision: str, runtime: str, threads: int) -> Runtime:
-    """The runtime for a user's own file, after it was tried: see :mod:`drive_seg.inference.runtimes.file_trial`.
+    """The runtime for a user's own file, after it was tried: see :mod:`drive_seg.inference.runtimes.files.trial`.
 
     On a CPU "auto" is the faster of ONNX Runtime and OpenVINO for an ONNX file on this machine, and OpenVINO for an
     .xml file; on CUDA it is ONNX Runtime.
@@ -114,7 +116,7 @@ def for_file(file: OnnxFile, device: str, precision: str, runtime: str, threads:
         chosen = [name for name in (OnnxRuntime.name, OpenvinoRuntime.name) if name in able]
         chosen = [name for name in chosen if find_spec(name) is not None] or chosen[:1]
     if on_cpu and TensorRtRuntime.name not in chosen and find_spec(chosen[0]) is not None:
-        chosen = [file_trial.choose(file, chosen, precision, threads)]
+        chosen = [trial.choose(file, chosen, precision, threads)]
     return FOR_FILES[chosen[0]](file, device, precision, threads)
 
 
@@ -197,6 +199,6 @@ def _is_worth_preparing(name: str, precision: str) -> bool:
     if name == "onnxruntime":
         return precision == "fp32"
     if name == native.NAME:
-        return precision in native.precisions() and compiled.can_compile()
+        return precision in native.precisions() and inductor.can_compile()
     # The processor decides, for OpenVINO as for the compiler.
-    return precision in compiled.precisions("cpu") and (name != compiled.NAME or compiled.can_compile())
+    return precision in inductor.precisions("cpu") and (name != inductor.NAME or inductor.can_compile())

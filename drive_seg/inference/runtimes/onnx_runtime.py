@@ -16,10 +16,10 @@ from torch import Tensor
 from drive_seg.checkpoint import CheckpointError
 from drive_seg.inference.decision import SPARSE
 from drive_seg.inference.runtimes import MULTIPLE, Runtime, Size, cache, parse_device
-from drive_seg.inference.runtimes.file_contract import elsewhere
-from drive_seg.inference.runtimes.file_outputs import Outputs
-from drive_seg.inference.runtimes.file_ports import FileSession, ImageInput, Port, image_input, in_words
-from drive_seg.inference.runtimes.onnx_file import ModelFile, OnnxFile
+from drive_seg.inference.runtimes.files.contract import elsewhere
+from drive_seg.inference.runtimes.files.onnx_file import ModelFile, OnnxFile
+from drive_seg.inference.runtimes.files.outputs import Outputs
+from drive_seg.inference.runtimes.files.ports import FileSession, ImageInput, Port, image_input, in_words
 from drive_seg.inference.runtimes.pytorch import indexed
 from drive_seg.inference.runtimes.sessions import import_runtime, thread_count
 
@@ -36,7 +36,7 @@ class OnnxRuntime(Runtime):
     package's own networks do it inside. Images go through on the CPU one by one, as they do with PyTorch.
 
     Args:
-        file: what :func:`drive_seg.inference.runtimes.onnx_file.read` gives.
+        file: what :func:`drive_seg.inference.runtimes.files.onnx_file.read` gives.
         device: "auto" and "cpu" are the CPU. "cuda" and "cuda:N" need an onnxruntime that offers CUDA; the authors have
             never run it. Where torch has CUDA, too, images are resized and normalised there, and logits decided on: the
             network reads and writes the GPU's memory.

@@ -9,8 +9,8 @@ import numpy as np
 
 from drive_seg.checkpoint import CheckpointError
 from drive_seg.inference.runtimes import parse_device
-from drive_seg.inference.runtimes.file_ports import FileSession, Port, in_words
-from drive_seg.inference.runtimes.onnx_file import ModelFile, OnnxFile
+from drive_seg.inference.runtimes.files.onnx_file import ModelFile, OnnxFile
+from drive_seg.inference.runtimes.files.ports import FileSession, Port, in_words
 from drive_seg.inference.runtimes.onnx_runtime import OnnxRuntime
 from drive_seg.inference.runtimes.sessions import OpenvinoModel, import_runtime, openvino_core, precisions, thread_count
 
@@ -23,7 +23,7 @@ class OpenvinoRuntime(OnnxRuntime):
     """A file that was run and does what its contract says, on the CPU.
 
     Args:
-        file: what :func:`drive_seg.inference.runtimes.onnx_file.read` gives.
+        file: what :func:`drive_seg.inference.runtimes.files.onnx_file.read` gives.
         device: "auto" or "cpu".
         precision: "auto" (what the file notes, else fp32), "fp32" or "bf16". What was quantised to int8 stays so; the
             rest of such a file is computed in fp32.

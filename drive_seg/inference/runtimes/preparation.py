@@ -133,7 +133,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if options.parent is not None and not _ends_with(options.parent):
         return 1
     from drive_seg import checkpoint
-    from drive_seg.inference.runtimes import choice, onnx_file
+    from drive_seg.inference.runtimes import choice
+    from drive_seg.inference.runtimes.files import onnx_file
     from drive_seg.inference.runtimes.prepared import prepare
 
     try:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from drive_seg.checkpoint import Checkpoint
-from drive_seg.inference.runtimes import Runtime, Size, cache, compiled
+from drive_seg.inference.runtimes import Runtime, Size, cache, inductor
 from drive_seg.inference.runtimes.conversion import ConversionError, check, convertible, synthetic_inputs, to_onnx
 from drive_seg.inference.runtimes.native import runtime as native
 from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device, choose_precision, indexed
 from drive_seg.inference.runtimes.sessions import Session, open_session, precisions
 
-FORMS = {native.NAME: "native", "onnxruntime": "onnx", "openvino": "openvino", compiled.NAME: "inductor"}
+FORMS = {native.NAME: "native", "onnxruntime": "onnx", "openvino": "openvino", inductor.NAME: "inductor"}
 """What ``drive-seg export --to`` calls the runtimes."""
 Tell = Callable[[str], None]
 """Takes a sentence for the log."""
@@ -84,7 +84,7 @@ class PreparedRuntime(Runtime):
 
 def form_of(name: str, precision: str, device: str = "cpu") -> str:
     """What the cache calls a checkpoint that is prepared: machine code is for a precision and a device."""
-    return f"{name}-{precision}-{device}" if name == compiled.NAME else name
+    return f"{name}-{precision}-{device}" if name == inductor.NAME else name
 
 
 def check_precision(name: str, wish: str, device: str = "cpu") -> str:
@@ -124,15 +124,15 @@ def prepare(name: str, loaded: Checkpoint, size: Size, precision: str = "auto", 
     if name not in FORMS:
         raise ValueError(f"'{name}' cannot be prepared: there are {', '.join(FORMS)}")
     device = choose_device(device)
-    if device != "cpu" and name != compiled.NAME:
+    if device != "cpu" and name != inductor.NAME:
         raise ValueError(f"device '{device}' cannot be had: {name} runs checkpoints on the cpu")
     if name == native.NAME:
         return native.prepare(loaded, "fp32" if precision == "auto" else precision)[0]
     precision = check_precision(name, precision, device)  # what is missing is told before a long conversion
     try:
         network = convertible(loaded)
-        if name == compiled.NAME:
-            graph = compiled.compile_network(network, size, precision, device)
+        if name == inductor.NAME:
+            graph = inductor.compile_network(network, size, precision, device)
         else:
             graph, precision = to_onnx(network, size), "fp32"
         session = open_session(name, graph, precision, device=device)
@@ -150,6 +150,6 @@ def how_to_prepare(path: Path, name: str, size: Size, precision: str = "fp32", d
         how = {"fp32": "", "int8": " --precision int8 --calibrate IMAGES"}
         return command + how.get(precision, f" --precision {precision}")
     command += f" --size {size[1]}x{size[0]}"
-    if name != compiled.NAME:
+    if name != inductor.NAME:
         return command
     return command + (f" --precision {precision}" * (precision != "fp32")) + (f" --device {device}" * (device != "cpu"))

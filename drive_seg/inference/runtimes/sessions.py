@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drive_seg.inference.runtimes import compiled
+from drive_seg.inference.runtimes import inductor
 
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 """The runtimes for ONNX graphs, each with the extra of drive_seg that brings it."""
@@ -62,8 +62,8 @@ def precisions(name: str, device: str = "cpu") -> tuple[str, ...]:
     Raises:
         ValueError: if the runtime cannot be imported.
     """
-    if name == compiled.NAME:
-        return compiled.precisions(device)
+    if name == inductor.NAME:
+        return inductor.precisions(device)
     if name == "openvino":
         able = openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return ("fp32", "bf16") if "BF16" in able else ("fp32",)
@@ -87,7 +87,7 @@ def open_session(name: str, graph: bytes, precision: str = "fp32", threads: int 
     Args:
         name: "onnxruntime", "openvino" or "inductor".
         graph: an ONNX file of :func:`.conversion.to_onnx`, or for "inductor" the machine code of
-            :func:`.compiled.compile_network` in that precision and for that device.
+            :func:`.inductor.compile_network` in that precision and for that device.
         precision: one of :func:`precisions`.
         threads: 0 is the runtime's own choice; "inductor" takes as many as torch.
         device: other than "cpu" for "inductor" alone.
@@ -95,8 +95,8 @@ def open_session(name: str, graph: bytes, precision: str = "fp32", threads: int 
     Raises:
         ValueError: if the runtime cannot be imported, or the machine code not be loaded.
     """
-    if name == compiled.NAME:
-        return compiled.open_compiled(graph, device)
+    if name == inductor.NAME:
+        return inductor.open_compiled(graph, device)
     return _OPENERS[name](import_runtime(name), graph, precision, thread_count(threads))
 
 

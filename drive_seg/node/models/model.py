@@ -12,7 +12,8 @@ import torch
 
 from drive_seg.checkpoint import CheckpointError, Contract, find_model, read_contract
 from drive_seg.confidence import Usual
-from drive_seg.inference.runtimes import MULTIPLE, Size, onnx_file, preparation
+from drive_seg.inference.runtimes import MULTIPLE, Size, preparation
+from drive_seg.inference.runtimes.files import onnx_file
 from drive_seg.labels import LabelMap
 from drive_seg.node.parameters import NodeParameters, confidence_problem
 from drive_seg.segmenter import Segmenter, choose_device, network_size

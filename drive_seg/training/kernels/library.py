@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from drive_seg.inference.runtimes import compiled
+from drive_seg.inference.runtimes import inductor
 from drive_seg.inference.runtimes.native import library as native
 from drive_seg.inference.runtimes.native.runtime import compile_other
 
@@ -41,7 +41,7 @@ def ready() -> bool:
 
     Where the compiler refuses, a warning says why.
     """
-    if "bf16" not in compiled.precisions() or not native.can_compile():
+    if "bf16" not in inductor.precisions() or not native.can_compile():
         return False
     try:
         kernels()

@@ -10,7 +10,7 @@ import torch
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
-from drive_seg.inference.runtimes import cache, compiled, prepared, sessions
+from drive_seg.inference.runtimes import cache, inductor, prepared, sessions
 from drive_seg.inference.runtimes.pytorch import trial
 from drive_seg.labels import CAMVID11
 from drive_seg.segmenter import Segmenter
@@ -173,7 +173,7 @@ def test_real_frames_are_labelled_as_pytorch_does(graphs, shared_data, runtime, 
 
 def test_auto_takes_pytorch_until_something_is_prepared_and_says_how(small, monkeypatch):
     need("openvino")
-    monkeypatch.setattr(compiled, "can_compile", lambda: False)
+    monkeypatch.setattr(inductor, "can_compile", lambda: False)
     loaded, graph = small
     told = []
     assert Segmenter.load(loaded.path, "cpu", tell=told.append).runtime == "torch"

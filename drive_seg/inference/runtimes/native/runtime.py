@@ -23,7 +23,7 @@ from torch import Tensor
 import drive_seg
 from drive_seg.checkpoint import Checkpoint, canonical_json
 from drive_seg.files import write_atomically
-from drive_seg.inference.runtimes import Runtime, Size, cache, compiled
+from drive_seg.inference.runtimes import Runtime, Size, cache, inductor
 from drive_seg.inference.runtimes.conversion import ConversionError, check, synthetic_inputs
 from drive_seg.inference.runtimes.native import library as kernels
 from drive_seg.inference.runtimes.native.calibration import calibrate
@@ -105,10 +105,10 @@ class NativeRuntime(Runtime):
 
 def precisions() -> tuple[str, ...]:
     """What the kernels compute in on this processor."""
-    if not compiled.processor_can("avx512f"):
+    if not inductor.processor_can("avx512f"):
         return ("fp32",)
     able = {"bf16": "avx512_bf16", "int8": "avx512_vnni"}
-    return ("fp32", *(name for name, flag in able.items() if compiled.processor_can(flag)))
+    return ("fp32", *(name for name, flag in able.items() if inductor.processor_can(flag)))
 
 
 def runs(loaded: Checkpoint, precision: str = "fp32") -> bool:
@@ -254,7 +254,7 @@ def open_library(file: Path) -> Library:
 
 def library_file(source: Path | None = None) -> Path:
     """Where the kernels for this processor lie, or would."""
-    key = canonical_json({**compiled.processor_key(), "source": kernels.source_sha256(source)})
+    key = canonical_json({**inductor.processor_key(), "source": kernels.source_sha256(source)})
     return cache.root() / NAME / f"{hashlib.sha256(key.encode()).hexdigest()}.so"
 
 

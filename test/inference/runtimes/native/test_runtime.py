@@ -10,7 +10,7 @@ import torch
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.inference.decision import decide
-from drive_seg.inference.runtimes import cache, choice, compiled, prepared
+from drive_seg.inference.runtimes import cache, choice, inductor, prepared
 from drive_seg.inference.runtimes.native import library as kernels
 from drive_seg.inference.runtimes.native import runtime as native
 from drive_seg.inference.runtimes.native.calibration import calibrate
@@ -185,7 +185,7 @@ def test_a_batch_is_labelled_image_by_image(trained, kernels_file):
 @pytest.fixture
 def can_compile(monkeypatch):
     """There is a compiler, and no other runtime, whatever is installed here."""
-    monkeypatch.setattr(compiled, "can_compile", lambda: True)
+    monkeypatch.setattr(inductor, "can_compile", lambda: True)
     monkeypatch.setattr(choice, "find_spec", lambda name: None)
 
 
@@ -356,7 +356,7 @@ def test_another_source_or_processor_means_another_file(ready, monkeypatch, tmp_
     changed = tmp_path / "kernels.cpp"
     changed.write_bytes(kernels.SOURCE.read_bytes().replace(b"LANES = 16", b"LANES = 32"))
     others = [(kernels, "SOURCE", changed), (kernels, "FLAGS", ("-O2",))]
-    others.append((compiled, "_processor", lambda: {"model name": "another", "flags": "avx2"}))
+    others.append((inductor, "_processor", lambda: {"model name": "another", "flags": "avx2"}))
     for where, name, value in others:
         with monkeypatch.context() as other:
             other.setattr(where, name, value)
@@ -420,7 +420,7 @@ def test_what_cannot_be_had_is_said(ready, saved, wish, reason):
     ],
 )
 def test_the_processor_decides_on_precisions(monkeypatch, flags, able):
-    monkeypatch.setattr(compiled, "_processor", lambda: {"flags": flags})
+    monkeypatch.setattr(inductor, "_processor", lambda: {"flags": flags})
     assert native.precisions() == able
     native.check_precision(able[-1])
     with pytest.raises(ValueError, match=f"'fp64' cannot be had: native computes in {' or '.join(able)} on this"):

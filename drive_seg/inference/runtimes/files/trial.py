@@ -27,8 +27,8 @@ import torch
 import drive_seg
 from drive_seg.checkpoint import CheckpointError, canonical_json
 from drive_seg.files import write_atomically
-from drive_seg.inference.runtimes import cache, compiled
-from drive_seg.inference.runtimes.onnx_file import ModelFile, OnnxFile
+from drive_seg.inference.runtimes import cache, inductor
+from drive_seg.inference.runtimes.files.onnx_file import ModelFile, OnnxFile
 
 FASTER = 0.9
 """Another runtime than the first is taken from so much of the first's time on."""
@@ -38,7 +38,7 @@ SECONDS, ROUNDS = 1.0, 30
 """A trial times the runtimes in turn, for so long and so many rounds at most."""
 PATIENCE_S = 600
 """After so long the process is ended: a file that never answers is as good as one that kills."""
-_PROGRAM = "from drive_seg.inference.runtimes.file_trial import main; main()"
+_PROGRAM = "from drive_seg.inference.runtimes.files.trial import main; main()"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _place(file: ModelFile, runtimes: Sequence[str], precision: str, threads: in
         "runtimes": {name: _version(name) for name in runtimes},
         "drive_seg": drive_seg.__version__,
         "wish": [precision, threads, torch.get_num_threads(), os.cpu_count()],
-        **compiled.processor_key(),
+        **inductor.processor_key(),
     }
     sha256 = file.sha256 if isinstance(file, OnnxFile) else hashlib.sha256(file.digests()).hexdigest()
     try:
@@ -212,9 +212,10 @@ def main() -> None:
 def _frame_of(work: dict[str, Any], name: str) -> Any:
     """Something that labels a trial image in a runtime, or where there is no contract just runs the network."""
     from drive_seg.inference.path import FramePath
-    from drive_seg.inference.runtimes import onnx_file, openvino_runtime
+    from drive_seg.inference.runtimes import openvino_runtime
     from drive_seg.inference.runtimes.choice import FOR_FILES
-    from drive_seg.inference.runtimes.file_ports import image_input, random_batch
+    from drive_seg.inference.runtimes.files import onnx_file
+    from drive_seg.inference.runtimes.files.ports import image_input, random_batch
     from drive_seg.inference.runtimes.onnx_runtime import open_file, trial_image
 
     if not work["given"]:

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from drive_seg.checkpoint import CheckpointError, InputSpec
-from drive_seg.inference.runtimes import file_trial, onnx_runtime, openvino_runtime
-from drive_seg.inference.runtimes.file_contract import OPTIONAL
-from drive_seg.inference.runtimes.file_outputs import kind_of
-from drive_seg.inference.runtimes.file_ports import FileSession, ImageInput, Port, image_input
-from drive_seg.inference.runtimes.onnx_file import ModelFile, is_onnx
+from drive_seg.inference.runtimes import onnx_runtime, openvino_runtime
+from drive_seg.inference.runtimes.files import trial
+from drive_seg.inference.runtimes.files.contract import OPTIONAL
+from drive_seg.inference.runtimes.files.onnx_file import ModelFile, is_onnx
+from drive_seg.inference.runtimes.files.outputs import kind_of
+from drive_seg.inference.runtimes.files.ports import FileSession, ImageInput, Port, image_input
 from drive_seg.labels import label_map_names
 
 SIZE = (256, 512)
@@ -47,7 +48,7 @@ def look(file: ModelFile) -> Seen:
     names = [name for name in OPENERS if find_spec(name) and (is_onnx(file.path) or name == "openvino")]
     if not names:
         raise CheckpointError(f"{file.path}: neither onnxruntime nor openvino is installed to run it")
-    found = file_trial.outcomes(file, names)
+    found = trial.outcomes(file, names)
     able = [outcome.runtime for outcome in found if not outcome.fault]
     if not able:
         raise CheckpointError(found[0].fault)

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from drive_seg.checkpoint import CheckpointError
-from drive_seg.inference.runtimes import choice, file_trial, onnx_file
-from drive_seg.inference.runtimes.file_trial import Outcome, choose, outcomes
+from drive_seg.inference.runtimes import choice
+from drive_seg.inference.runtimes.files import onnx_file, trial
+from drive_seg.inference.runtimes.files.trial import Outcome, choose, outcomes
 
 BOTH = ["onnxruntime", "openvino"]
 
@@ -78,7 +79,7 @@ def test_what_is_wrong_with_a_file_is_said_by_the_other_process_and_not_kept(tmp
     file = onnx_file.read(write(tmp_path, "Sigmoid"))
     with pytest.raises(CheckpointError, match="net.onnx .contract net.contract.yaml.: .*must say output: sigmoid"):
         choose(file, BOTH[:1], "auto", 0)
-    kept = file_trial._place(file, BOTH[:1], "auto", 0)
+    kept = trial._place(file, BOTH[:1], "auto", 0)
     assert kept.parent.is_dir() and not kept.exists()
 
 
@@ -94,14 +95,14 @@ def test_what_is_wrong_with_a_file_is_said_by_the_other_process_and_not_kept(tmp
     ],
 )
 def test_the_faster_one_is_taken_if_it_labels_alike(monkeypatch, first, second, wanted):
-    monkeypatch.setattr(file_trial, "outcomes", lambda *arguments: [first, second])
+    monkeypatch.setattr(trial, "outcomes", lambda *arguments: [first, second])
     assert choose(None, ["a", "b"], "auto", 0) == wanted
 
 
 def test_auto_asks_the_trial_for_onnx_files(tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     file, asked = onnx_file.read(write(tmp_path, "Identity")), []
-    monkeypatch.setattr(file_trial, "choose", lambda file, able, *wish: asked.append(list(able)) or able[-1])
+    monkeypatch.setattr(trial, "choose", lambda file, able, *wish: asked.append(list(able)) or able[-1])
     assert choice.for_file(file, "auto", "auto", "auto", 0).name == "openvino"
     assert choice.for_file(file, "cpu", "auto", "onnxruntime", 0).name == "onnxruntime"
     assert asked == [BOTH, ["onnxruntime"]]

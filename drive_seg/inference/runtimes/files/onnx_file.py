@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from drive_seg.checkpoint import CheckpointError, Contract, canonical_json
-from drive_seg.inference.runtimes.file_contract import contract_path, is_contract, model_path, read_contract
+from drive_seg.inference.runtimes.files.contract import contract_path, is_contract, model_path, read_contract
 
 __all__ = ["ModelFile", "OnnxFile", "contract_path", "is_contract", "read", "read_contract", "read_model"]
 
@@ -67,7 +67,7 @@ class OnnxFile(ModelFile):
     """A file with its contract; whether they fit shows when it is run.
 
     Attributes:
-        contract: ``network`` is "onnx"; ``options`` are those of :func:`.file_contract.contract_of`.
+        contract: ``network`` is "onnx"; ``options`` are those of :func:`.contract.contract_of`.
         given: the path that was asked for: that of the file, or of the contract.
         sha256: over the model, the weights in the order of their names, and the contract's canonical JSON.
     """

@@ -21,7 +21,7 @@ class Outputs:
     """The outputs of a network by its contract.
 
     Args:
-        options: of the contract, see :func:`drive_seg.inference.runtimes.file_contract.contract_of`.
+        options: of the contract, see :func:`drive_seg.inference.runtimes.files.contract.contract_of`.
         label_map: of what comes out.
 
     Attributes:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from drive_seg import checkpoint
-from drive_seg.inference.runtimes import cache, choice, compiled, prepared
+from drive_seg.inference.runtimes import cache, choice, inductor, prepared
 from drive_seg.inference.runtimes.conversion import ConversionError
 from drive_seg.inference.runtimes.native import runtime as native
 from drive_seg.networks.fold import fold
@@ -19,9 +19,9 @@ from drive_seg.segmenter import Segmenter
 from drive_seg.synth import SynthDrive
 
 MODEL = "dsnet_camvid11"
-PRECISIONS = compiled.precisions()
+PRECISIONS = inductor.precisions()
 
-needs_compiler = pytest.mark.skipif(not compiled.can_compile(), reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(not inductor.can_compile(), reason="there is no C++ compiler")
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 
@@ -39,7 +39,7 @@ def packages():
     def package(precision):
         if precision not in made:
             network = prepared.convertible(loaded)
-            made[precision] = compiled.compile_network(network, loaded.contract.input.size, precision)
+            made[precision] = inductor.compile_network(network, loaded.contract.input.size, precision)
         cache.write(f"inductor-{precision}-cpu", loaded.sha256, loaded.contract.input.size, made[precision])
         return loaded
 
@@ -119,7 +119,7 @@ def test_running_takes_no_compiler(packages):
 @needs_compiler
 def test_what_is_no_package_is_a_sentence():
     with pytest.raises(ValueError, match=r"PyTorch .* cannot load its machine code"):
-        compiled.open_compiled(b"no package")
+        inductor.open_compiled(b"no package")
 
 
 # The key
@@ -142,16 +142,16 @@ def test_code_comes_back_for_its_key_alone(monkeypatch, precision):
 def test_code_of_another_key_is_never_opened(monkeypatch, tmp_path):
     loaded = checkpoint.load(checkpoint.find_model(MODEL))
     cache.write("inductor-fp32-cpu", loaded.sha256, (360, 480), b"code")
-    monkeypatch.setattr(compiled, "_processor", lambda: {"model name": "another", "flags": "sse2"})
-    monkeypatch.setattr(compiled, "open_compiled", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr(inductor, "_processor", lambda: {"model name": "another", "flags": "sse2"})
+    monkeypatch.setattr(inductor, "open_compiled", lambda *_: pytest.fail("it was opened"))
     assert Segmenter.load(MODEL, "cpu").runtime == "torch"
-    assert compiled.precisions() == ("fp32",) or compiled.platform.machine() not in ("x86_64", "AMD64")
+    assert inductor.precisions() == ("fp32",) or inductor.platform.machine() not in ("x86_64", "AMD64")
 
 
 def test_a_gpus_key_names_gpu_driver_and_cuda(monkeypatch):
     for name, value in (("get_device_name", "G"), ("get_device_capability", (9, 0))):
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
-    key = compiled.key("fp16", "cuda:1")
+    key = inductor.key("fp16", "cuda:1")
     assert (key["gpu"], key["gpu_capability"], key["precision"]) == ("G", [9, 0], "fp16")
     assert {"driver", "cuda"} < set(key)
 
@@ -162,14 +162,14 @@ def test_a_gpus_key_names_gpu_driver_and_cuda(monkeypatch):
 def test_a_missing_compiler_is_a_sentence(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConversionError, match="needs a C\\+\\+ compiler, and 'no-such-compiler' is not found: install"):
-        compiled.compile_network(fold(torch.nn.Conv2d(3, 2, 1)), (8, 8))
+        inductor.compile_network(fold(torch.nn.Conv2d(3, 2, 1)), (8, 8))
     told = []
     assert Segmenter.load(MODEL, "cpu", tell=told.append).runtime == "torch"
     assert not any("--to inductor" in sentence for sentence in told)
 
 
 def test_auto_says_how_to_prepare_it(monkeypatch):
-    monkeypatch.setattr(compiled, "can_compile", lambda: True)
+    monkeypatch.setattr(inductor, "can_compile", lambda: True)
     monkeypatch.setattr(native, "runs", lambda loaded, precision="fp32": False)
     told = []
     assert Segmenter.load(MODEL, "cpu", tell=told.append).runtime == "torch"

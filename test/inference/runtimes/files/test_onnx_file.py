@@ -15,9 +15,10 @@ import yaml
 
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, InputSpec
-from drive_seg.inference.runtimes import cache, file_trial, onnx_file
-from drive_seg.inference.runtimes.file_contract import OPTIONAL, REQUIRED
-from drive_seg.inference.runtimes.file_ports import Port, image_input
+from drive_seg.inference.runtimes import cache
+from drive_seg.inference.runtimes.files import onnx_file, trial
+from drive_seg.inference.runtimes.files.contract import OPTIONAL, REQUIRED
+from drive_seg.inference.runtimes.files.ports import Port, image_input
 from drive_seg.inference.runtimes.onnx_runtime import profiles
 from drive_seg.inference.runtimes.sessions import openvino_core
 from drive_seg.labels import CITYSCAPES19
@@ -786,7 +787,7 @@ def test_inspect_writes_a_contract_to_fill_in(tmp_path, monkeypatch, capsys, mod
     pytest.importorskip("typer")
     from drive_seg import cli
 
-    monkeypatch.setattr(file_trial, "outcomes", lambda file, names, *wish: [file_trial.Outcome(n) for n in names])
+    monkeypatch.setattr(trial, "outcomes", lambda file, names, *wish: [trial.Outcome(n) for n in names])
     path = write(tmp_path, **model)
     place = path.with_suffix(".contract.yaml")
     place.unlink()
