@@ -46,7 +46,7 @@ def pictures(tmp_path_factory):
 
 def test_help_names_every_command():
     text = drive_seg("--help").stdout
-    for command in ("networks", "train", "pseudo-label", "evaluate", "segment", "synth", "inspect"):
+    for command in ("networks", "train", "pseudo-label", "evaluate", "segment", "inspect", "export"):
         assert command in text
         assert "--help" in drive_seg(command, "--help").stdout
 
@@ -91,17 +91,17 @@ def test_networks_refuses_with_one_sentence(arguments, complaint):
 
 
 def test_inspect_prints_the_contract(model):
-    printed = json.loads(drive_seg("inspect", model, "--json", "-").stdout)
+    printed = json.loads(drive_seg("inspect", "--model", model, "--json", "-").stdout)
     assert printed["network"] == "dsnet" and printed["input"]["size"] == [48, 88]
     assert printed["label_map"] == CITYSCAPES19.to_dict()
     assert printed["sha256"] == checkpoint.load(model).sha256
-    readable = drive_seg("inspect", model).stdout
+    readable = drive_seg("inspect", "--model", model).stdout
     assert "traffic light" in readable and printed["sha256"] in readable
 
 
 def test_inspect_refuses_with_one_sentence(tmp_path):
     (tmp_path / "no.safetensors").write_bytes(b"no")
-    result = drive_seg("inspect", tmp_path / "no.safetensors", expect=1)
+    result = drive_seg("inspect", "--model", tmp_path / "no.safetensors", expect=1)
     assert result.stdout == "" and "not a whole safetensors file" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -163,13 +163,13 @@ def test_segment_refuses_with_one_sentence(model, pictures, tmp_path, arguments,
 
 def test_evaluate_scores_at_label_resolution(model, tmp_path):
     options = ["--dataset", "synth", "--option", "seeds=[3,4]", "--option", "frames=2", "--option", "size=[128,72]"]
-    drive_seg("evaluate", model, *options, "--json", tmp_path / "r.json", "--input-size", "128x72")
+    drive_seg("evaluate", "--model", model, *options, "--json", tmp_path / "r.json", "--input-size", "128x72")
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["images"] == 2 and set(report["iou"]) == set(CITYSCAPES19.names)
     counts = np.array(report["confusion_matrix"])
     assert counts.sum() == 2 * 128 * 72
     assert report["pixel_accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
-    assert "traffic light" in drive_seg("evaluate", model, *options).stdout
+    assert "traffic light" in drive_seg("evaluate", "--model", model, *options).stdout
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def labelled(tmp_path_factory):
 def test_evaluate_a_folder_with_more_effort_and_a_page(model, labelled, tmp_path):
     effort = ["--scales", "0.5, 1", "--flip", "--window", "48x32", "--stride", "3/4", "--worst", 1]
     paths = ["--json", tmp_path / "r.json", "--page", tmp_path / "page"]
-    result = drive_seg("evaluate", model, "--dataset", "folder", "--root", labelled, *effort, *paths)
+    result = drive_seg("evaluate", "--model", model, "--dataset", "folder", "--root", labelled, *effort, *paths)
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["inference"] == {"scales": [0.5, 1.0], "flip": True, "window": [32, 48], "stride": 0.75}
     assert report["label_map"] == report["dataset_label_map"] == "cityscapes19" and report["images"] == 2
@@ -197,7 +197,7 @@ def test_evaluate_a_folder_with_more_effort_and_a_page(model, labelled, tmp_path
 
 
 def test_evaluate_translates_known_classes_and_says_so(model, labelled):
-    arguments = ["evaluate", model, "--dataset", "folder", "--root", labelled, "--option", "classes=camvid11"]
+    arguments = ["evaluate", "-m", model, "--dataset", "folder", "--root", labelled, "--option", "classes=camvid11"]
     shown = " ".join(drive_seg(*arguments).stdout.split())
     assert "car/truck/bus/train" in shown and "The labels have the classes of camvid11" in shown
 
@@ -207,7 +207,7 @@ def test_evaluate_takes_the_meaning_of_unknown_classes(model, labelled, tmp_path
     rest = ", ".join(f"own{i}: []" for i in range(2, 11))
     meaning = ["--option", f"meaning={{own0: [car, truck], own1: [road], {rest}}}", "--option", "void=4"]
     paths = ["--json", tmp_path / "r.json", "--page", tmp_path / "page"]
-    drive_seg("evaluate", model, "--dataset", "folder", "--root", labelled, *own, *meaning, *paths)
+    drive_seg("evaluate", "--model", model, "--dataset", "folder", "--root", labelled, *own, *meaning, *paths)
     report = json.loads((tmp_path / "r.json").read_text())
     labels = np.stack([cv2.imread(str(path), -1) for path in (labelled / "labels").iterdir()])
     assert np.sum(report["confusion_matrix"]) == (labels < 2).sum()
@@ -227,7 +227,7 @@ def test_evaluate_takes_the_meaning_of_unknown_classes(model, labelled, tmp_path
     ],
 )
 def test_evaluate_refuses_with_one_sentence(model, labelled, arguments, complaint):
-    result = drive_seg("evaluate", model, "--dataset", "folder", "--root", labelled, *arguments, expect=1)
+    result = drive_seg("evaluate", "--model", model, "--dataset", "folder", "--root", labelled, *arguments, expect=1)
     assert complaint in result.stderr.replace("\n", " ") and "Traceback" not in result.stderr
 
 

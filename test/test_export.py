@@ -150,7 +150,7 @@ def test_int8_is_calibrated_on_footage_and_compared_on_what_it_has_not_seen(smal
 def test_another_size_is_that_of_the_file(small, tmp_path):
     done = export(small, tmp_path / "m.onnx", "onnx", size=(48, 128))
     assert Segmenter.load(done.path).network_size(720, 1280) == (48, 128)
-    with pytest.raises(ValueError, match="size 50x128 is not of multiples of 8"):
+    with pytest.raises(ValueError, match="size 128x50 is not of multiples of 8"):
         export(small, tmp_path / "n.onnx", "onnx", size=(50, 128))
 
 
@@ -200,7 +200,7 @@ def test_the_command_writes_prepares_and_scores(small, tmp_path):
     label = Segmenter.load(small.path, "cpu", runtime="torch")(street(3)).label
     cv2.imwrite(str(data / "images" / "a.png"), street(3))
     cv2.imwrite(str(data / "labels" / "a.png"), label)
-    command = ["export", str(small.path), "--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--camera", "192x128"]
+    command = ["export", "-m", str(small.path), "--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--camera", "192x128"]
     figures = tmp_path / "figures.json"
     done = run.invoke(app, [*command, "--dataset", "folder", "--root", str(data), "--json", str(figures)])
     assert done.exit_code == 0, done.exception
@@ -208,7 +208,7 @@ def test_the_command_writes_prepares_and_scores(small, tmp_path):
     assert report["size"] == list(SIZE) and report["agreement"] >= 0.999
     assert report["miou_before"] == 1 and report["miou_after"] > 0.99
     assert Segmenter.load(small.path, "cpu").runtime == "torch"
-    assert run.invoke(app, ["export", str(small.path), "--prepare", "--to", "onnx"]).exit_code == 0
+    assert run.invoke(app, ["export", "--model", str(small.path), "--prepare", "--to", "onnx"]).exit_code == 0
     assert Segmenter.load(small.path, "cpu").runtime == "onnxruntime"
-    refused = run.invoke(app, ["export", str(small.path), "--to", "onnx"])
+    refused = run.invoke(app, ["export", "--model", str(small.path), "--to", "onnx"])
     assert refused.exit_code != 0 and "-o FILE or --prepare is needed" in str(refused.exception)

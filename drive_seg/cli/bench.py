@@ -35,7 +35,9 @@ def bench(
     onnx: Annotated[
         list[Path] | None, typer.Option(help="Time this .onnx or .xml file in every runtime, too; repeatable.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Checkpoint of the first network, Segmenter and node.")] = "dsnet_synth19",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Checkpoint of the first network, Segmenter and node.")
+    ] = "dsnet_synth19",
     node_runtime: Annotated[
         str | None,
         typer.Option(

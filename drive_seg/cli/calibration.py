@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from drive_seg.cli.options import (
-    Checkpoint,
     Dataset,
     DatasetOption,
     Device,
     InputSize,
     Json,
+    Model,
     Precision,
     Root,
     Runtime,
@@ -26,13 +26,13 @@ from drive_seg.cli.options import (
     open_labelled,
     print_json,
     screen,
-    size_or_none,
+    size_of,
     tell,
 )
 
 
 def calibrate(
-    checkpoint: Checkpoint,
+    model: Model,
     dataset: Dataset,
     root: Root = None,
     split: Split = None,
@@ -63,14 +63,14 @@ def calibrate(
     from drive_seg.inference.runtimes.files import onnx_file
     from drive_seg.segmenter import Segmenter
 
-    path = files.find_model(checkpoint)
+    path = files.find_model(model)
     with_contract = onnx_file.is_file_with_contract(path)
     suffix = ".contract.yaml" if with_contract else ".safetensors"
     if output is not None:
         check_place(output)
         if not output.name.endswith(suffix):
             raise ValueError(f"{output}: the result for {path.name} is a {suffix} file")
-    segmenter = Segmenter.load(path, device, precision, size_or_none(input_size), runtime, tell=tell)
+    segmenter = Segmenter.load(path, device, precision, size_of(input_size), runtime, tell=tell)
     data, meaning = open_labelled(dataset, root, split, option, segmenter.label_map)
     name = " ".join([dataset, *([split] if split else []), *(text for text in option or [] if "/" not in text)])
     found = fit(segmenter, data, name, meaning)
@@ -106,7 +106,7 @@ def _write_contract(source: Path, output: Path, confidence: Any) -> None:
 
 
 def self_check(
-    checkpoint: Checkpoint,
+    model: Model,
     good: Annotated[
         list[str], typer.Option(help="Frames that the model was made for: a folder, video, bag, synth:...")
     ],
@@ -132,9 +132,9 @@ def self_check(
     from drive_seg.evaluation.self_check import judge, rate
     from drive_seg.segmenter import Segmenter
 
-    segmenter = Segmenter.load(checkpoint, device, precision, size_or_none(input_size), runtime, tell=tell)
+    segmenter = Segmenter.load(model, device, precision, size_of(input_size), runtime, tell=tell)
     if segmenter.contract.confidence.usual is None:
-        tell(f"{checkpoint} does not say how sure it usually is: images alone are checked; drive-seg calibrate adds it")
+        tell(f"{model} does not say how sure it usually is: images alone are checked; drive-seg calibrate adds it")
     with screen.status("labelling"):
         found = judge(segmenter, good, bad or (), made, every, most)
     rates = {"good": rate(found, True), "bad": rate(found, False)}

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from drive_seg.cli.options import MODEL, Device, InputSize, Precision, Runtime, screen, size_of, size_or_none, tell
+from drive_seg.cli.options import Device, InputSize, Model, Precision, Runtime, screen, size_of, tell
 
 
 def segment(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="An image, a folder, a video, a bag or synth:...")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A folder, or a .mp4 file.")],
-    model: Annotated[str, typer.Option(help=MODEL)] = "swiftnet_road19",
+    model: Model = "swiftnet_road19",
     topic: Annotated[
         str | None,
         typer.Option(help="Image topic of a bag, or a pattern; if left out the first camera, as replay takes them."),
@@ -29,7 +29,7 @@ def segment(
     from drive_seg.recordings.segment import segment_source
     from drive_seg.segmenter import Segmenter
 
-    segmenter = Segmenter.load(model, device, precision, size_or_none(input_size), runtime, tell=tell)
+    segmenter = Segmenter.load(model, device, precision, size_of(input_size), runtime, tell=tell)
     options = {"topic": topic, "labels_only": labels_only, "tell": tell}
     count, where = segment_source(segmenter, source, output, alpha, **options)
     typer.echo(f"{count} image{'' if count == 1 else 's'} labelled, see {where}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from drive_seg.cli.options import Checkpoint, Json, print_json, size_of, size_or_none, tell
+from drive_seg.cli.options import Json, Model, print_json, size_of, tell
 
 
 def networks(
@@ -34,7 +34,7 @@ def networks(
     from drive_seg.networks import catalog, systems
     from drive_seg.networks.table import as_table, options_text
 
-    pixels = size_or_none(size) or (systems.PAPER_SIZE if paper_rules else (360, 640))
+    pixels = size_of(size) or (systems.PAPER_SIZE if paper_rules else (360, 640))
     if min(pixels) < 64:
         raise ValueError(f"size {size} is below 64x64 pixels, the least that every network takes")
     rows = list(systems.measure(systems.find(system), pixels, classes, paper_rules))
@@ -45,7 +45,7 @@ def networks(
             typer.echo(options_text(system, catalog.options(system)))
 
 
-def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
+def inspect(model: Model, output: Json = None) -> None:
     """Print a model's contract and hash, after checking it: its hash, or that a file does what its contract says.
 
     Of an ONNX or OpenVINO file also what it takes and gives, in which runtime and precision. Where it has no contract,
@@ -57,7 +57,7 @@ def inspect(checkpoint: Checkpoint, output: Json = None) -> None:
     from drive_seg.inference.runtimes import choice
     from drive_seg.inference.runtimes.files import onnx_file
 
-    path = files.find_model(checkpoint)
+    path = files.find_model(model)
     if onnx_file.is_file_with_contract(path):
         if not onnx_file.contract_path(path).exists():
             _inspect_without_contract(path, output)
@@ -104,7 +104,9 @@ def _listed(about: dict[str, Any]) -> str:
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .safetensors file, or a model of the package.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A .safetensors file, or the name of a model of the package.")
+    ],
     to: Annotated[str, typer.Option(help="onnx, for ONNX Runtime, openvino, or with --prepare native or inductor.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="An .onnx file, or an .xml file for OpenVINO.")
@@ -153,7 +155,7 @@ def export(
     loaded = checkpoint.load(path)
     if size and camera:
         raise ValueError("--size and --camera are given; one of them says the size")
-    chosen = size_or_none(size) or (network_size(loaded.contract.input.size, *size_of(camera)) if camera else None)
+    chosen = size_of(size) or (network_size(loaded.contract.input.size, *size_of(camera)) if camera else None)
     if prepare:
         own = to in ("native", "inductor")
         if output or dataset or (calibrate and to != "native") or (precision != "fp32" and not own):

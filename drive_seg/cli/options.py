@@ -16,7 +16,7 @@ MODEL = (
     "A .safetensors file, an .onnx or OpenVINO .xml file with <name>.contract.yaml beside it, or the name of a model "
     "of the package."
 )
-Checkpoint = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)]
+Model = Annotated[str, typer.Option("--model", "-m", help=MODEL)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as JSON; - is standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, fp16, bf16, or int8 with the runtime native.")]
@@ -39,16 +39,14 @@ def tell(sentence: str) -> None:
     screen.print(sentence, style="yellow", markup=False, highlight=False)
 
 
-def size_of(text: str) -> tuple[int, int]:
-    """(height, width) of WIDTHxHEIGHT; ValueError for any other text."""
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """(height, width) of a WIDTHxHEIGHT."""
+    if text is None:
+        return None
     width, _, height = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit()):
         raise ValueError(f"size '{text}' is not of the form WIDTHxHEIGHT, as 640x360")
     return int(height), int(width)
-
-
-def size_or_none(text: str | None) -> tuple[int, int] | None:
-    return None if text is None else size_of(text)
 
 
 def parts_of(text: str) -> list[str]:

@@ -18,7 +18,7 @@ from drive_seg.cli.options import (
     Runtime,
     print_json,
     screen,
-    size_or_none,
+    size_of,
     tell,
 )
 
@@ -41,7 +41,7 @@ Sources = Annotated[
 Output = Annotated[
     Path, typer.Option("-o", "--output", help="Folder for the report: a new or empty one, or an earlier report's.")
 ]
-Model = Annotated[str | None, typer.Option("--checkpoint", help=MODEL)]
+Model = Annotated[str | None, typer.Option("--model", "-m", help=MODEL)]
 Topics = Annotated[
     list[str] | None,
     _option(PART, "Image topic, or a pattern with * and ?; repeatable. Every camera of the bag if left out."),
@@ -164,7 +164,7 @@ def replay(
     sources, against = find_sources(source), against or ""
     if (live or recorded) and len(sources) > 1:
         raise ValueError(f"a live run is of one recording, not of {len(sources)}")
-    choice = ModelChoice(model or "", device, precision, runtime, size_or_none(input_size))
+    choice = ModelChoice(model or "", device, precision, runtime, size_of(input_size))
     work = Work(
         sources[0],
         topics=tuple(topic) if topic else None,
@@ -210,9 +210,9 @@ def _check_together(
 ) -> None:
     """Refuse options that do not go together: ValueError."""
     if recorded is not None and model is not None:
-        raise ValueError("--recorded holds masks already: leave --checkpoint out, or compare with it by --against")
+        raise ValueError("--recorded holds masks already: leave --model out, or compare with it by --against")
     if recorded is None and model is None:
-        raise ValueError("name the model to judge by --checkpoint")
+        raise ValueError("name the model to judge by --model")
     if recorded is not None and live:
         raise ValueError("--live plays a recording now, --recorded judges an earlier run: choose one")
     if (live or recorded is not None) and (jobs or ray is not None):

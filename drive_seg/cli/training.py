@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 
 from drive_seg.cli.options import (
-    Checkpoint,
     Dataset,
     DatasetOption,
     Device,
     InputSize,
     Json,
+    Model,
     Precision,
     Root,
     Runtime,
@@ -25,7 +25,7 @@ from drive_seg.cli.options import (
     open_labelled,
     print_json,
     screen,
-    size_or_none,
+    size_of,
     tell,
 )
 
@@ -117,7 +117,7 @@ def pseudo_label(
 
 
 def evaluate(
-    checkpoint: Checkpoint,
+    model: Model,
     dataset: Dataset,
     root: Root = None,
     split: Split = None,
@@ -152,18 +152,18 @@ def evaluate(
     if page is not None and page.exists() and not page.is_dir():
         raise ValueError(f"{page} is a file; --page names a folder")
     inference = Inference(
-        tuple(number("scale", part) for part in scales.split(",")), flip, size_or_none(window), number("stride", stride)
+        tuple(number("scale", part) for part in scales.split(",")), flip, size_of(window), number("stride", stride)
     )
     if precision == "auto" and not inference.as_on_the_vehicle:
         precision = "fp32"
-    segmenter = Segmenter.load(checkpoint, device, precision, size_or_none(input_size), runtime, tell=tell)
+    segmenter = Segmenter.load(model, device, precision, size_of(input_size), runtime, tell=tell)
     data, meaning = open_labelled(dataset, root, split, option, segmenter.label_map)
     scores = evaluation.evaluate(segmenter, data, inference=inference, meaning=meaning)
     print_json(evaluation.as_report(scores), output)
     if output is None:
         Console().print(evaluation.as_tables(scores))
     if page is not None:
-        title = " ".join([Path(checkpoint).stem, "on", dataset, *([split] if split else [])])
+        title = " ".join([Path(model).stem, "on", dataset, *([split] if split else [])])
         written = write_page(page, title, scores, segmenter, data, worst, meaning)
         typer.echo(f"see {written}", err=True)
 

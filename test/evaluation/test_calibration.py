@@ -145,7 +145,17 @@ def labelled(model, tmp_path):
 
 def test_the_command_writes_the_same_weights_with_a_temperature(model, labelled, tmp_path) -> None:
     out, figures = tmp_path / "calibrated.safetensors", tmp_path / "figures.json"
-    arguments = ["calibrate", str(model), "--dataset", "folder", "--root", str(labelled), "--runtime", "torch"]
+    arguments = [
+        "calibrate",
+        "--model",
+        str(model),
+        "--dataset",
+        "folder",
+        "--root",
+        str(labelled),
+        "--runtime",
+        "torch",
+    ]
     ran = CliRunner().invoke(app, [*arguments, "-o", str(out), "--json", str(figures)])
     assert ran.exit_code == 0, ran.output
     before, after, report = checkpoint.load(model), checkpoint.load(out), json.loads(figures.read_text())
@@ -163,6 +173,6 @@ def test_the_command_writes_the_same_weights_with_a_temperature(model, labelled,
 
 
 def test_a_result_of_another_kind_is_refused_before_any_work(model, tmp_path) -> None:
-    ran = CliRunner().invoke(app, ["calibrate", str(model), "--dataset", "synth", "-o", str(tmp_path / "m.onnx")])
+    ran = CliRunner().invoke(app, ["calibrate", "-m", str(model), "--dataset", "synth", "-o", str(tmp_path / "m.onnx")])
     assert isinstance(ran.exception, ValueError)
     assert str(ran.exception).endswith("m.onnx: the result for m.safetensors is a .safetensors file")

@@ -250,10 +250,10 @@ def test_folder_of_labels(segmenter, small, tmp_path):
 def test_recording_of_which_nothing_can_be_decoded_is_an_error(replay, small, model, tmp_path):
     broken = [("/front/image/compressed", small.stamp(i), b"no picture") for i in range(2)]
     bag = small.write_bag(tmp_path / "broken", broken)
-    said = replay(bag, "--checkpoint", model, "-o", tmp_path / "one", expect=1)
+    said = replay(bag, "--model", model, "-o", tmp_path / "one", expect=1)
     assert "none of its images can be decoded, the first: " in said and "Traceback" not in said
     whole = small.write_bag(tmp_path / "whole", [("/front/image", small.stamp(0), small.shot(0))])
-    said = replay(bag, whole, "--checkpoint", model, "-o", tmp_path / "two", "--jobs", 1, expect=1)
+    said = replay(bag, whole, "--model", model, "-o", tmp_path / "two", "--jobs", 1, expect=1)
     assert "1 of 2 recordings could not be judged: broken" in said and "1 frame, 1 with a mask" in said
 
 
@@ -263,6 +263,6 @@ def test_run_in_which_no_frame_gets_a_mask_is_no_success(replay, small, model, t
 
     monkeypatch.setattr(Segmenter, "__call__", fail)
     bag = small.write_bag(tmp_path / "bag", [("/front/image", small.stamp(0), small.shot(0))])
-    said = replay(bag, "--checkpoint", model, "-o", tmp_path / "out", expect=1)
+    said = replay(bag, "--model", model, "-o", tmp_path / "out", expect=1)
     assert "1 frame, 0 with a mask" in said and "no frame got a mask" in said
     assert "RuntimeError: out of memory" in (tmp_path / "out" / "report.html").read_text()

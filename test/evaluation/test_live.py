@@ -43,10 +43,10 @@ def test_live_run_equals_the_deterministic_one(
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     live, fixed = tmp_path / "live", tmp_path / "fixed"
-    replay(labelled_bag, "--checkpoint", model, "-o", fixed, "--masks")
+    replay(labelled_bag, "--model", model, "-o", fixed, "--masks")
     # Its messages lie 1 ms apart, which no node on a small machine keeps up with in real time.
     more = ("--rate", 0.002, "--against", fixed, "--masks", "--require", "published>=1", "--require", "agreement>=1")
-    said = replay(labelled_bag, "--checkpoint", model, "-o", live, "--live", *more)
+    said = replay(labelled_bag, "--model", model, "-o", live, "--live", *more)
     assert "see " in said
     report, other = (json.loads((folder / "report.json").read_text()) for folder in (live, fixed))
     frames = report["frames"]
@@ -92,10 +92,10 @@ def test_live_run_of_two_cameras_is_one_report_of_both(replay, ros_domain_id, mo
         messages.append(("/sensing/rear/label_truth", small.stamp(i) + MS, small.truth(7 + i)))
     bag = small.write_bag(tmp_path / "two", messages)
     live, fixed = tmp_path / "live", tmp_path / "fixed"
-    replay(bag, "--checkpoint", model, "-o", fixed)
+    replay(bag, "--model", model, "-o", fixed)
     # As above: the messages lie 1 ms apart.
     required = ("--require", "cameras==2", "--require", "published>=2")
-    replay(bag, "--checkpoint", model, "-o", live, "--live", "--rate", 0.002, *required)
+    replay(bag, "--model", model, "-o", live, "--live", "--rate", 0.002, *required)
     report, other = (json.loads((folder / "report.json").read_text()) for folder in (live, fixed))
     assert report["cameras"] == other["cameras"] == ["front", "sensing/rear"]
     frames = report["frames"]
@@ -425,13 +425,13 @@ def test_cameras_get_names_that_the_node_takes(small, labelled_bag):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["a"], "name the model to judge by --checkpoint"),
-        (["a", "--recorded", "r", "--checkpoint", "m"], "--recorded holds masks already"),
+        (["a"], "name the model to judge by --model"),
+        (["a", "--recorded", "r", "--model", "m"], "--recorded holds masks already"),
         (["a", "--recorded", "r", "--live"], "choose one"),
-        (["a", "--live", "--checkpoint", "m", "--jobs", "2"], "cannot be judged live"),
-        (["a", "b", "--live", "--checkpoint", "m"], "a live run is of one recording, not of 2"),
-        (["a", "--checkpoint", "m", "--rate", "2"], "--rate is for live runs"),
-        (["a", "--live", "--checkpoint", "m", "--rate", "0"], "the rate must lie above 0"),
+        (["a", "--live", "--model", "m", "--jobs", "2"], "cannot be judged live"),
+        (["a", "b", "--live", "--model", "m"], "a live run is of one recording, not of 2"),
+        (["a", "--model", "m", "--rate", "2"], "--rate is for live runs"),
+        (["a", "--live", "--model", "m", "--rate", "0"], "the rate must lie above 0"),
     ],
 )
 def test_options_that_do_not_go_together(replay, tmp_path, arguments, sentence):

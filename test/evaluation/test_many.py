@@ -115,7 +115,7 @@ def replay_apart(*arguments, expect=0):
 def by_pool(drives, model, tmp_path_factory):
     """The report's folder of all of them, by two processes, and what the command said."""
     out = tmp_path_factory.mktemp("pool") / "out"
-    return out, replay_apart(drives, "--checkpoint", model, "-o", out, "--masks", "--jobs", 2, expect=1)
+    return out, replay_apart(drives, "--model", model, "-o", out, "--masks", "--jobs", 2, expect=1)
 
 
 def test_one_report_for_all_with_the_broken_one_named(by_pool):
@@ -135,7 +135,7 @@ def test_one_process_gives_what_two_give_and_masks_of_many_can_be_compared_with(
 ):
     good, (out, _) = (drives / "more" / "c", drives / "b"), by_pool
     required = ("--against", out, "--require", "agreement>=1", "--require", "failed_bags<=0")
-    replay(*good, "--checkpoint", model, "-o", tmp_path / "out", "--jobs", 1, *required)
+    replay(*good, "--model", model, "-o", tmp_path / "out", "--jobs", 1, *required)
     one, two = report_of(tmp_path / "out"), report_of(out)
     assert all(each["met"] for each in one["requirements"]) and one["bags"] == two["bags"][1:]
     for key in ("bags", "requirements", "against", "source", "title"):
@@ -148,7 +148,7 @@ def test_one_process_gives_what_two_give_and_masks_of_many_can_be_compared_with(
 
 def test_report_is_written_where_every_bag_is_broken(replay, drives, model, tmp_path):
     (tmp_path / "z.bag").write_bytes(b"neither")
-    arguments = (drives / "a.mcap", tmp_path / "z.bag", "--checkpoint", model, "-o", tmp_path / "out", "--jobs", 1)
+    arguments = (drives / "a.mcap", tmp_path / "z.bag", "--model", model, "-o", tmp_path / "out", "--jobs", 1)
     assert "2 of 2 recordings could not be judged" in replay(*arguments, expect=1)
     report = report_of(tmp_path / "out")
     assert {bag["status"] for bag in report["bags"]} == {"failed"} and report["miou"] is None
@@ -219,7 +219,7 @@ def test_progress_counts_every_image(drives, choice):
 
 def test_interrupt_ends_every_process(model, tmp_path):
     arguments = ["replay", "synth:seed=1,frames=100000,size=88x48", "synth:seed=2,frames=100000,size=88x48"]
-    arguments += ["--checkpoint", str(model), "-o", str(tmp_path / "out"), "--jobs", "2", "--device", "cpu"]
+    arguments += ["--model", str(model), "-o", str(tmp_path / "out"), "--jobs", "2", "--device", "cpu"]
     command = [sys.executable, "-m", "drive_seg.cli", *arguments, "--runtime", "torch"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
@@ -285,7 +285,7 @@ def test_jobs_and_threads_share_the_cores(monkeypatch):
 def test_ray_gives_the_same_report(by_pool, drives, model, tmp_path):
     """Apart: Ray leaves threads behind in its process, and no handler of segmentation faults."""
     out = tmp_path / "ray"
-    said = replay_apart(drives, "--checkpoint", model, "--jobs", 2, "-o", out, "--ray", "local", expect=1)
+    said = replay_apart(drives, "--model", model, "--jobs", 2, "-o", out, "--ray", "local", expect=1)
     assert "a.mcap is left out" in said
     assert report_of(out) == report_of(by_pool[0])
     assert rows_of(out) == rows_of(by_pool[0]) and len(rows_of(out)) == 7
@@ -293,14 +293,14 @@ def test_ray_gives_the_same_report(by_pool, drives, model, tmp_path):
 
 def test_ray_that_is_not_installed_is_named(replay, monkeypatch, drives, model, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
-    said = replay(drives / "b", "--checkpoint", model, "-o", tmp_path / "out", "--ray", "local", expect=1)
+    said = replay(drives / "b", "--model", model, "-o", tmp_path / "out", "--ray", "local", expect=1)
     assert "which the extra 'cluster' installs" in said and not (tmp_path / "out").exists()
 
 
 def test_cluster_that_is_not_there_is_named(replay, monkeypatch, drives, model, tmp_path):
     """Before Ray is imported."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    arguments = (drives / "b", "--checkpoint", model, "-o", tmp_path / "out", "--ray", "127.0.0.1:1")
+    arguments = (drives / "b", "--model", model, "-o", tmp_path / "out", "--ray", "127.0.0.1:1")
     assert "the Ray cluster '127.0.0.1:1' cannot be reached" in replay(*arguments, expect=1)
 
 

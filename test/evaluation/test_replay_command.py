@@ -31,7 +31,7 @@ def replay(monkeypatch, capsys):
 
 
 def test_exit_code_of_the_process_says_whether_requirements_are_met(model, labelled_bag, tmp_path):
-    command = [sys.executable, "-m", "drive_seg.cli", *COMMAND, labelled_bag, "--checkpoint", model]
+    command = [sys.executable, "-m", "drive_seg.cli", *COMMAND, labelled_bag, "--model", model]
     command += ["-o", tmp_path / "out", "--frames", 2, "--require", "miou>=0.99"]
     result = subprocess.run(
         [*map(str, command)], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
@@ -43,7 +43,7 @@ def test_exit_code_of_the_process_says_whether_requirements_are_met(model, label
 
 def test_report_of_a_labelled_bag(replay, model, labelled_bag, tmp_path):
     out = tmp_path / "out"
-    common = ("--checkpoint", model, "-o", out)
+    common = ("--model", model, "-o", out)
     printed, said = replay(
         labelled_bag, *common, "--masks", "--video", "--require", "published_share>=1", "--json", "-"
     )
@@ -75,12 +75,12 @@ def test_bad_input_is_refused_with_one_sentence_and_nothing_is_touched(replay, m
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
-    _, said = replay(labelled_bag, "--checkpoint", model, "-o", other, expect=1)
+    _, said = replay(labelled_bag, "--model", model, "-o", other, expect=1)
     assert "holds other files than an earlier report" in said and [p.name for p in other.iterdir()] == ["thesis.txt"]
     out = tmp_path / "out"
-    _, said = replay(labelled_bag, "--checkpoint", model, "-o", out, "--require", "speed>1", expect=1)
+    _, said = replay(labelled_bag, "--model", model, "-o", out, "--require", "speed>1", expect=1)
     assert "no figure is called 'speed'" in said and not out.exists()
-    _, said = replay(tmp_path / "none", "--checkpoint", model, "-o", out, expect=1)
+    _, said = replay(tmp_path / "none", "--model", model, "-o", out, expect=1)
     assert "does not exist" in said and not out.exists()
 
 
@@ -92,7 +92,7 @@ def test_folder_with_truths_against_another_model(replay, small, model, tmp_path
         cv2.imwrite(str(tmp_path / "labels" / f"shot{i}.png"), small.truth(i))
     second = small.save_model(tmp_path / "second.safetensors", seed=3)
     arguments = ("--truth", tmp_path / "labels", "--against", second, "--frames", 2, "--require", "agreement>=1")
-    _, said = replay(tmp_path / "images", "--checkpoint", model, "-o", tmp_path / "out", *arguments, expect=1)
+    _, said = replay(tmp_path / "images", "--model", model, "-o", tmp_path / "out", *arguments, expect=1)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["frames"]["scored"] == 2 and report["against"]["name"] == "second"
     assert "agreement>=1 is not met: it is 0." in said

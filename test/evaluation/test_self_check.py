@@ -77,7 +77,7 @@ def test_damages_do_what_they_are_called() -> None:
 
 def test_the_command_prints_both_rates(folder: Path, tmp_path: Path, monkeypatch, by_brightness: Segmenter) -> None:
     monkeypatch.setattr(Segmenter, "load", classmethod(lambda cls, *_, **__: by_brightness))
-    arguments = ["self-check", "any", "--good", str(folder), "--no-made"]
+    arguments = ["self-check", "--model", "any", "--good", str(folder), "--no-made"]
     ran = CliRunner().invoke(app, [*arguments, "--bad", str(folder / "0.png")])
     assert ran.exit_code == 0 and "20.0 % of the good frames are doubted" in ran.stdout
     assert "100.0 % of the bad frames are doubted" in ran.stdout

@@ -265,7 +265,7 @@ def stamped_bag(small, path, stamps, labels=None):
 
 
 def scores(replay, model, bag, folder, *options):
-    replay(bag, "--checkpoint", model, "-o", folder, *options)
+    replay(bag, "--model", model, "-o", folder, *options)
     report = json.loads((folder / "report.json").read_text())
     return report, list(csv.DictReader((folder / "frames.csv").open()))
 
@@ -288,7 +288,7 @@ def test_truths_of_stamps_that_repeat_belong_to_the_images_in_order(replay, smal
 
 def test_every_report_warns_of_repeated_stamps_and_of_those_that_go_back(replay, small, model, tmp_path):
     bag = stamped_bag(small, tmp_path / "bag", [small.stamp(i) for i in (0, 1, 1, 3, 2, 4)])
-    said = replay(bag, "--checkpoint", model, "-o", tmp_path / "out", "--require", "repeated<1", expect=1)
+    said = replay(bag, "--model", model, "-o", tmp_path / "out", "--require", "repeated<1", expect=1)
     sentence = "1 image with the stamp of an earlier one; 1 image with an earlier stamp than the one before"
     assert sentence in said and "repeated<1 is not met: it is 1." in said
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -316,10 +316,10 @@ def test_truths_that_may_be_of_several_images_are_not_scored(replay, small, mode
 
 def test_masks_of_an_earlier_run_are_compared_in_order(replay, small, model, tmp_path):
     bag = stamped_bag(small, tmp_path / "bag", [0] * 4)
-    replay(bag, "--checkpoint", model, "-o", tmp_path / "one", "--masks")
+    replay(bag, "--model", model, "-o", tmp_path / "one", "--masks")
     report, _ = scores(replay, model, bag, tmp_path / "two", "--against", tmp_path / "one")
     assert (report["against"]["frames"], report["against"]["agreement"]) == (4, 1.0)
-    replay(bag, "--checkpoint", model, "-o", tmp_path / "part", "--masks", "--frames", 2)
+    replay(bag, "--model", model, "-o", tmp_path / "part", "--masks", "--frames", 2)
     report, rows = scores(replay, model, bag, tmp_path / "three", "--against", tmp_path / "part")
     assert report["against"]["frames"] == 0 and "4 images and 2 masks have its stamp" in rows[0]["reason"]
 

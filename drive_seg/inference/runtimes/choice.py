@@ -65,7 +65,8 @@ def for_checkpoint(
     check_wish(runtime, threads)
     if runtime == TensorRtRuntime.name:
         raise ValueError(
-            f"runtime 'tensorrt' runs ONNX files and no checkpoints: drive-seg export {loaded.path} --to onnx makes one"
+            f"runtime 'tensorrt' runs ONNX files and no checkpoints: drive-seg export --model {loaded.path} --to onnx "
+            "makes one"
         )
     if device == "auto" and torch.cuda.is_available() and (reason := try_device("cuda")):
         tell(f"device auto takes the cpu, as the GPU cannot run a layer: {reason}")

@@ -145,7 +145,7 @@ def prepare(name: str, loaded: Checkpoint, size: Size, precision: str = "auto", 
 
 def how_to_prepare(path: Path, name: str, size: Size, precision: str = "fp32", device: str = "cpu") -> str:
     """The command that prepares a checkpoint."""
-    command = f"drive-seg export {path} --prepare --to {FORMS[name]}"
+    command = f"drive-seg export --model {path} --prepare --to {FORMS[name]}"
     if name == native.NAME:
         how = {"fp32": "", "int8": " --precision int8 --calibrate IMAGES"}
         return command + how.get(precision, f" --precision {precision}")

@@ -177,7 +177,7 @@ def test_auto_takes_pytorch_until_something_is_prepared_and_says_how(small, monk
     loaded, graph = small
     told = []
     assert Segmenter.load(loaded.path, "cpu", tell=told.append).runtime == "torch"
-    command = f"drive-seg export {loaded.path} --prepare --to openvino --size 96x64"
+    command = f"drive-seg export --model {loaded.path} --prepare --to openvino --size 96x64"
     assert len(told) == 1 and told[0].endswith(f"not prepared for this model: {command}")
     cache.write("onnxruntime", loaded.sha256, SMALL, graph)
     assert Segmenter.load(loaded.path, "cpu").runtime == "onnxruntime"

@@ -83,7 +83,7 @@ def read_contract(path: Path) -> Contract:
     if not file.is_file():
         raise CheckpointError(
             f"{path}: there is no {file.name} beside it, so nothing is known about its classes and input: "
-            f"drive-seg inspect {path} writes one to fill in"
+            f"drive-seg inspect --model {path} writes one to fill in"
         )
     try:
         return contract_of(_load(file), file.name.removesuffix(SUFFIX))

@@ -94,7 +94,7 @@ def test_calibrate_writes_the_contract_again(file: Path, tmp_path: Path) -> None
     cv2.imwrite(str(tmp_path / "images" / "0.png"), picture())
     cv2.imwrite(str(tmp_path / "labels" / "0.png"), np.where(np.arange(SIZE[1]) % 3 == 0, label, right))
     output = onnx_file.contract_path(file)
-    arguments = ["calibrate", str(file), "--dataset", "folder", "--root", str(tmp_path), "-o", str(output)]
+    arguments = ["calibrate", "--model", str(file), "--dataset", "folder", "--root", str(tmp_path), "-o", str(output)]
     command_line = pytest.importorskip("drive_seg.cli", exc_type=ImportError)
     ran = pytest.importorskip("typer.testing").CliRunner().invoke(command_line.app, arguments)
     assert ran.exit_code == 0, ran.output

@@ -729,11 +729,11 @@ def test_the_commands_take_an_onnx_file(tmp_path, capsys):
     from drive_seg import cli
 
     path = write(tmp_path, ARGMAX, gives=IDS, output="ids", scale=0.005)
-    cli.app(["inspect", str(path), "--json", "-"], standalone_mode=False)
+    cli.app(["inspect", "--model", str(path), "--json", "-"], standalone_mode=False)
     printed = json.loads(capsys.readouterr().out)
     assert printed["network"] == "onnx" and printed["options"] == {"output": "ids"} and printed["licence"] == "MIT"
     assert printed["sha256"] == Segmenter.load(path).sha256 and printed["input"]["scale"] == 0.005
-    cli.app(["inspect", str(path)], standalone_mode=False)
+    cli.app(["inspect", "--model", str(path)], standalone_mode=False)
     assert printed["sha256"] in capsys.readouterr().out
     cv2.imwrite(str(tmp_path / "shot.png"), picture(60, 90))
     cli.app(
@@ -743,7 +743,7 @@ def test_the_commands_take_an_onnx_file(tmp_path, capsys):
     label = cv2.imread(str(tmp_path / "out" / "label" / "shot.png"), cv2.IMREAD_UNCHANGED)
     assert (label == Segmenter.load(path)(picture(60, 90)).label).all() and label.shape == (60, 90)
     with pytest.raises(CheckpointError, match="these are ids, not logits"):
-        cli.app(["inspect", str(write_contract(path))], standalone_mode=False)
+        cli.app(["inspect", "--model", str(write_contract(path))], standalone_mode=False)
 
 
 def test_inspect_shows_what_a_file_takes_and_gives_and_in_what(tmp_path, capsys):
@@ -754,7 +754,7 @@ def test_inspect_shows_what_a_file_takes_and_gives_and_in_what(tmp_path, capsys)
         "s = Constant<value_float=0.05>() z = Constant<value_int=0>() zero = Cast<to=3>(z) "
         "q = QuantizeLinear(image, s, zero) logits = DequantizeLinear(q, s, zero)"
     )
-    cli.app(["inspect", str(write(tmp_path, quantised)), "--json", "-"], standalone_mode=False)
+    cli.app(["inspect", "--model", str(write(tmp_path, quantised)), "--json", "-"], standalone_mode=False)
     printed = json.loads(capsys.readouterr().out)
     assert (printed["runtime"], printed["precision"]) == ("onnxruntime", "int8")
     assert printed["inputs"] == ["'image' tensor(float) [N, 3, H, W]"]
@@ -791,7 +791,7 @@ def test_inspect_writes_a_contract_to_fill_in(tmp_path, monkeypatch, capsys, mod
     path = write(tmp_path, **model)
     place = path.with_suffix(".contract.yaml")
     place.unlink()
-    assert cli.app(["inspect", str(path)], standalone_mode=False) == 1
+    assert cli.app(["inspect", "--model", str(path)], standalone_mode=False) == 1
     assert "runtime: onnxruntime" in capsys.readouterr().out
     text = place.read_text()
     assert seen in text and f"\noutput: {kind}" in text and "\ninput_size: [64, 96]" in text
@@ -809,7 +809,7 @@ def test_evaluate_scores_an_onnx_file(tmp_path, capsys):
 
     path = write(tmp_path, ALWAYS.format(10), gives=IDS, output="ids", label_map="cityscapes19")
     data = ["--dataset", "synth", "--option", "seeds=[3]", "--option", "frames=1", "--option", "size=[128,72]"]
-    cli.app(["evaluate", str(path), *data, "--json", "-"], standalone_mode=False)
+    cli.app(["evaluate", "--model", str(path), *data, "--json", "-"], standalone_mode=False)
     report = json.loads(capsys.readouterr().out)
     counts = np.array(report["confusion_matrix"])
     assert counts.sum() == counts[:, 10].sum() == report["images"] * 128 * 72, "everything was taken for sky"

@@ -197,7 +197,7 @@ def test_auto_takes_pytorch_until_it_is_prepared_and_says_how(saved, can_compile
     monkeypatch.setattr(native, "precisions", lambda: ("fp32", "bf16", "int8"))
     loaded, told = saved(), []
     assert choice._rule(loaded, "cpu", precision, SMALL, told.append) == ("torch", None)
-    command = f"drive-seg export {loaded.path} --prepare --to native{ending}"
+    command = f"drive-seg export --model {loaded.path} --prepare --to native{ending}"
     assert told == [f"runtime auto takes torch: native is faster, but not prepared for this model: {command}"]
 
 
@@ -289,7 +289,7 @@ def test_int8_is_not_had_before_it_is_calibrated(ready, saved, monkeypatch):
     need("int8")
     loaded = saved()
     assert native.is_prepared(loaded, "fp32") and not native.is_prepared(loaded, "int8")
-    command = f"drive-seg export {loaded.path} --prepare --to native --precision int8 --calibrate IMAGES"
+    command = f"drive-seg export --model {loaded.path} --prepare --to native --precision int8 --calibrate IMAGES"
     with pytest.raises(ValueError, match=r"is not calibrated for int8 on this machine: drive-seg") as caught:
         segmenter(loaded.path, runtime="native", precision="int8")
     assert str(caught.value).endswith(command)
