@@ -65,6 +65,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
     package_data={
+        f"{PACKAGE}.inference.runtimes": ["frames/*.jpg"],
         f"{PACKAGE}.inference.runtimes.native": ["*.cpp"],
         f"{PACKAGE}.training.kernels": ["*.cpp"],
         f"{PACKAGE}.evaluation.page": ["*.css", "*.j2"],

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from drive_seg import networks
 from drive_seg.confidence import Confidence
-from drive_seg.files import share_file, written_aside
+from drive_seg.files import canonical_json, share_file, written_aside
 from drive_seg.labels import LabelMap
 from drive_seg.networks.layers import strip_training_only, training_only_branches
 
@@ -159,11 +159,6 @@ class Contract:
             )
         except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"the contract lacks or garbles {error}") from error
-
-
-def canonical_json(data: Any) -> str:
-    """The one JSON text of some data: keys sorted, no spaces, ASCII."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def content_hash(tensors: dict[str, Tensor], contract: Contract) -> str:

@@ -104,7 +104,7 @@ class Segmenter:
             a size waits for it.
 
     Attributes:
-        runtime: who executes it: "torch", "native", "inductor", "onnxruntime", "openvino" or "tensorrt".
+        runtime: who executes it, by its name in :mod:`drive_seg.inference.runtimes.registry`.
 
     Raises:
         ValueError: if device, precision or input size cannot be had; the sentence says what can.
@@ -154,9 +154,9 @@ class Segmenter:
 
         Args:
             path, device, precision, input_size: see the class; a file that is no checkpoint brings its precision.
-            runtime: "auto" (the fastest that is installed and, for a checkpoint, prepared), "torch", "native",
-                "inductor", "onnxruntime", "openvino", or for an ONNX file "tensorrt". One that was asked for by name
-                is prepared here if it is not yet, which takes a while.
+            runtime: "auto" (the fastest that is installed and, for a checkpoint, prepared), or a name of
+                :mod:`drive_seg.inference.runtimes.registry`. One that was asked for by name is prepared here if it is
+                not yet, which takes a while.
             threads: how many the network may use on the CPU; 0 is the runtime's own choice.
             tell: receives sentences for the log: what is being prepared, what is not prepared and how to change that.
             graphs: see the class; they are captured in the background unless ``prepare_first`` is "wait".

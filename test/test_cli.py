@@ -46,7 +46,7 @@ def pictures(tmp_path_factory):
 
 def test_help_names_every_command():
     text = drive_seg("--help").stdout
-    for command in ("networks", "train", "pseudo-label", "evaluate", "segment", "inspect", "export"):
+    for command in ("networks", "train", "pseudo-label", "evaluate", "segment", "inspect", "export", "prepare"):
         assert command in text
         assert "--help" in drive_seg(command, "--help").stdout
 

@@ -7,15 +7,16 @@ import os
 import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import drive_seg
+from drive_seg.inference.runtimes import registry
+from drive_seg.inference.runtimes.entry import installed
 
-PACKAGES = ("torch", "numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf")
+PACKAGES = ("numpy", "opencv-python-headless", "nncf")
 _MIB = 2**20
 _GPU_STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
 
@@ -30,7 +31,7 @@ def describe(device: str) -> dict[str, Any]:
         "memory_gb": _memory_gb(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {"drive_seg": drive_seg.__version__, **_versions()},
+        "versions": {"drive_seg": drive_seg.__version__, **{**installed(PACKAGES), **registry.versions()}},
         "gpu": None,
         **state(device),
     }
@@ -157,13 +158,3 @@ def _memory_gb() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (ValueError, OSError):
         return None
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -21,14 +21,12 @@ from drive_seg.bench.frames import IMAGE
 from drive_seg.bench.rows import NotInstalledError, Row, Size, size_text
 from drive_seg.bench.subjects import Subject
 from drive_seg.bench.timing import percentile
-from drive_seg.bench.ways import EXPORT_EXTRA, calibration_images, graph_of, package_of, require
+from drive_seg.bench.ways import calibration_frames, check_ready, graph_of
 from drive_seg.evaluation.processes import Child, Children, ros_arguments, ros_environment
 from drive_seg.evaluation.records import FATES
-from drive_seg.inference.runtimes import NAMES, cache, inductor
-from drive_seg.inference.runtimes.choice import FASTEST_FIRST
-from drive_seg.inference.runtimes.native import runtime as native
-from drive_seg.inference.runtimes.prepared import form_of
-from drive_seg.inference.runtimes.sessions import EXTRAS
+from drive_seg.inference.runtimes import cache, registry
+from drive_seg.inference.runtimes.entry import RuntimeEntry
+from drive_seg.inference.runtimes.prepared import GraphEntry
 from drive_seg.segmenter import network_size
 
 CAMERAS = ("camera", *(f"camera_{number}" for number in range(2, 7)))
@@ -60,7 +58,7 @@ def node_runtimes(device: str, wanted: tuple[str, ...] = ()) -> list[tuple[str, 
         return [_runtime_and_precision(words) for words in wanted]
     if device != "cpu":
         return [("torch", "auto")]
-    return [(next((name for name in FASTEST_FIRST if _can_prepare(name)), "torch"), "fp32")]
+    return [(next((entry.name for entry in registry.fastest_first() if _can_prepare(entry)), "torch"), "fp32")]
 
 
 def bench_node(
@@ -165,19 +163,21 @@ def _account(row: Row, phase: Mapping[str, Any]) -> None:
 
 def _runtime_and_precision(words: str) -> tuple[str, str]:
     runtime, _, precision = " ".join(words.split()).partition(" ")
-    able = [name for name in NAMES if name not in ("auto", "tensorrt")]  # the last is for files, not for checkpoints
-    if runtime not in able or precision not in ("", "fp32", "fp16", "bf16", "int8"):
+    able, precisions = [entry.name for entry in registry.for_checkpoints()], registry.precisions()[1:]
+    if runtime not in able or precision not in ("", *precisions):
         raise ValueError(
-            f"node runtime '{words}' is not one of {', '.join(able)}, with or "
-            "without fp32, fp16, bf16 or int8 behind it"
+            f"node runtime '{words}' is not one of {', '.join(able)}, with or without a precision behind it: "
+            f"{', '.join(precisions)}"
         )
     return runtime, precision or "auto"
 
 
-def _can_prepare(runtime: str) -> bool:
-    if runtime in (native.NAME, inductor.NAME):
-        return inductor.can_compile()
-    return all(importlib.util.find_spec(package) is not None for package in (runtime, "onnx", "onnxscript"))
+def _can_prepare(entry: RuntimeEntry) -> bool:
+    try:
+        check_ready(entry, "fp32", "cpu")
+    except (NotInstalledError, ValueError):
+        return False
+    return True
 
 
 def _check_ros() -> None:
@@ -188,22 +188,20 @@ def _check_ros() -> None:
 
 def _prepare(subject: Subject, size: Size, runtime: str, precision: str, device: str, folder: Path) -> None:
     """Put what the runtime needs into a cache in the folder, where the node finds it."""
-    if runtime == "torch":
+    entry = registry.get(runtime)
+    if not entry.preparation:
         return
     precision = {"auto": "fp16" if device.startswith("cuda") else "fp32"}.get(precision, precision)
-    if runtime == native.NAME:
+    check_ready(entry, precision, device)
+    if not isinstance(entry, GraphEntry):
         with _cache_in(folder):
-            native.prepare(subject.checkpoint, precision, calibration_images(subject) if precision == "int8" else ())
+            frames = calibration_frames() if precision == "int8" else ()
+            entry.prepare(subject.checkpoint, size, precision, device, frames)
         return
     for seen in {network_size(size, *size), network_size(size, *IMAGE)}:
-        if runtime == inductor.NAME:
-            graph = package_of(subject, seen, precision, device)
-        else:
-            require(runtime, EXTRAS[runtime])
-            require("onnx", EXPORT_EXTRA)
-            graph = graph_of(subject, seen)
+        graph = graph_of(subject, seen, entry, precision, device)
         with _cache_in(folder):
-            cache.write(form_of(runtime, precision, device), subject.checkpoint.sha256, seen, graph)
+            cache.write(entry.form(precision, device), subject.checkpoint.sha256, seen, graph)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from drive_seg.bench.contenders import Contender
-from drive_seg.bench.rows import Cell, NotInstalledError, Size
-from drive_seg.bench.ways import Opened, Way
-from drive_seg.inference.runtimes import Runtime
+from drive_seg.bench.rows import Cell, Size
+from drive_seg.bench.ways import Opened, Way, require
+from drive_seg.inference.runtimes import Runtime, registry
 from drive_seg.inference.runtimes.files import trial
 from drive_seg.inference.runtimes.files.onnx_file import is_openvino, read_model
 from drive_seg.inference.runtimes.files.ports import FileSession, ImageInput, image_input, random_batch
-from drive_seg.inference.runtimes.files.template import OPENERS
-from drive_seg.inference.runtimes.onnx_runtime import open_file, providers
-from drive_seg.inference.runtimes.sessions import EXTRAS, precisions
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class OnnxFileContender(Contender):
 
 
 def from_file(path: Path, device: str) -> list[OnnxFileContender]:
-    """The contenders of a file: each runtime that is installed and runs it, OpenVINO in each precision.
+    """The contenders of a file: each runtime that is installed and runs it, in each precision that it can.
 
     It is run in a process that may die before it is opened here.
 
@@ -92,24 +89,24 @@ def from_file(path: Path, device: str) -> list[OnnxFileContender]:
         ValueError: if there is no such file, none can run it, or its input is no batch of images.
     """
     file = read_model(path)
-    names = ["openvino"] if is_openvino(path) else list(OPENERS)
-    if device.startswith("cuda"):
-        names = [name for name in names if name == "onnxruntime"]
-        if not names:
-            raise ValueError(f"{path}: OpenVINO's files run on the cpu alone")
-    there = [name for name in names if find_spec(name) is not None]
+    kind = device.partition(":")[0]
+    wanted = registry.for_file(path, kind)
+    if not wanted:
+        raise ValueError(f"{path}: there is no runtime for such a file on {device}")
+    there = [entry for entry in wanted if entry.is_installed]
     if not there:
-        raise NotInstalledError(f"not installed: {names[0]}, which comes with the extra '{EXTRAS[names[0]]}'")
-    if device.startswith("cuda"):
-        starts = {("onnxruntime", "auto"): lambda: open_file(file, chosen=lambda ort: providers(device, ort))}
-    else:
-        outcomes = trial.outcomes(file, there)
-        able = [outcome.runtime for outcome in outcomes if not outcome.fault]
+        require(wanted[0].package, wanted[0].extra)
+    if kind == "cpu":
+        outcomes = trial.outcomes(file, [entry.name for entry in there])
+        able = [registry.get(outcome.runtime) for outcome in outcomes if not outcome.fault]
         if not able:
             raise ValueError(outcomes[0].fault)
-        starts = {(name, "auto"): lambda name=name: OPENERS[name](file) for name in able}
-        if "openvino" in able and "bf16" in precisions("openvino") and not file.quantised:
-            starts["openvino", "bf16"] = lambda: OPENERS["openvino"](file, "bf16")
+    else:
+        able = there[:1]
+    starts = {}
+    for entry in able:
+        for precision in ("auto", *(() if file.quantised else entry.rounds_files_to())):
+            starts[entry.name, precision] = partial(entry.open_file, file, device, precision, 0)
     found = []
     for (name, precision), start in starts.items():
         session = start()

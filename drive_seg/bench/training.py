@@ -16,7 +16,7 @@ from drive_seg.bench.machine import PeakMemory
 from drive_seg.bench.rows import Row, size_text
 from drive_seg.bench.timing import measure
 from drive_seg.checkpoint import InputSpec
-from drive_seg.inference.runtimes import inductor
+from drive_seg.inference.runtimes import host
 from drive_seg.training.callbacks import averaging
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.kernels.dsnet import fuse
@@ -63,7 +63,7 @@ def ways(device: str) -> list[Way]:
     cuda = device.startswith("cuda")
     half = "fp16" if cuda else "bf16"
     kinds = [("eager", "fp32"), ("compiled", "fp32")]
-    if cuda or "bf16" in inductor.precisions():
+    if cuda or host.multiplies_bf16():
         kinds += [("eager", half), ("compiled", half)]
     if not cuda and ready():
         kinds.append(("kernels", half))

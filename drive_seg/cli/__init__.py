@@ -13,7 +13,7 @@ from drive_seg.cli.bench import bench
 from drive_seg.cli.calibration import calibrate, self_check
 from drive_seg.cli.images import segment, synth
 from drive_seg.cli.make_bag import make_bag
-from drive_seg.cli.models import export, inspect, networks
+from drive_seg.cli.models import export, inspect, networks, prepare
 from drive_seg.cli.options import screen
 from drive_seg.cli.replay import replay
 from drive_seg.cli.training import evaluate, pseudo_label, train
@@ -28,6 +28,7 @@ for command in (
     self_check,
     segment,
     export,
+    prepare,
     synth,
     bench,
     inspect,

@@ -1,14 +1,19 @@
-"""``drive-seg networks``, ``inspect`` and ``export``: what there is, what a file says, and other forms of it."""
+"""``drive-seg networks``, ``inspect``, ``export`` and ``prepare``: what there is, what a file says, its other forms."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from drive_seg.cli.options import Json, Model, print_json, size_of, tell
+from drive_seg.cli.options import CHECKPOINT, Calibrate, Camera, Json, Model, Size, print_json, screen, size_of, tell
+from drive_seg.inference.runtimes import registry
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def networks(
@@ -104,87 +109,29 @@ def _listed(about: dict[str, Any]) -> str:
 
 
 def export(
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A .safetensors file, or the name of a model of the package.")
-    ],
-    to: Annotated[str, typer.Option(help="onnx, for ONNX Runtime, openvino, or with --prepare native or inductor.")],
+    model: Annotated[str, typer.Option("--model", "-m", help=CHECKPOINT)],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="An .onnx file, or an .xml file for OpenVINO.")
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(help="fp32; for OpenVINO and native bf16, int8; for inductor bf16.")
-    ] = "fp32",
-    size: Annotated[
-        str | None,
-        typer.Option(help="WIDTHxHEIGHT of the network's input, multiples of 8; the model's own if left out."),
-    ] = None,
-    camera: Annotated[
-        str | None, typer.Option(help="Instead: WIDTHxHEIGHT of the camera's images, as the node would see them.")
-    ] = None,
-    calibrate: Annotated[
-        str | None, typer.Option(help="A folder, bag or video: images to calibrate int8 on, and to check on.")
-    ] = None,
-    prepare: Annotated[
-        bool,
-        typer.Option(
-            "--prepare", help="Write no file: prepare that runtime for this model, on this machine and for you."
-        ),
-    ] = False,
-    device: Annotated[str, typer.Option(help="cpu, or for inductor cuda or cuda:N.")] = "cpu",
+        Path, typer.Option("-o", "--output", help="An .onnx file for ONNX Runtime, or an .xml file for OpenVINO.")
+    ],
+    precision: Annotated[str, typer.Option(help="fp32; for OpenVINO also bf16, or int8 with --calibrate.")] = "fp32",
+    size: Size = None,
+    camera: Camera = None,
+    calibrate: Calibrate = None,
     dataset: Annotated[str | None, typer.Option(help="Kind of dataset on which to score before and after.")] = None,
     root: Annotated[Path | None, typer.Option(help="The dataset's folder.")] = None,
     split: Annotated[str | None, typer.Option(help="Which part of it, as val.")] = None,
     figures: Json = None,
 ) -> None:
-    """Convert a checkpoint for ONNX Runtime or OpenVINO: to files with a contract, or for this machine alone.
+    """Write a checkpoint as an ONNX or OpenVINO file with its contract, to take to another machine or program.
 
-    --prepare --to native compiles, with g++ and once for all of them, what runs DSNet and SwiftNet fastest on a CPU, in
-    any size; --prepare --to inductor compiles one network of any kind for one size.
-
-    The result is for one size of the network's input and is checked against PyTorch before it takes its place.
+    The file is for one size of the network's input and is checked against PyTorch before it takes its place.
     Calibration takes 128 images, a quarter of which it keeps for the comparison.
     """
-    from drive_seg import checkpoint, export
-    from drive_seg.inference.runtimes.files import onnx_file
-    from drive_seg.inference.runtimes.prepared import prepare as prepare_for
-    from drive_seg.segmenter import Segmenter, network_size
+    from drive_seg.inference.export import export as write
 
-    path = checkpoint.find_model(model)
-    if onnx_file.is_file_with_contract(path):
-        raise ValueError(f"{path}: a checkpoint (.safetensors) is exported; this is an exported file already")
-    loaded = checkpoint.load(path)
-    if size and camera:
-        raise ValueError("--size and --camera are given; one of them says the size")
-    chosen = size_of(size) or (network_size(loaded.contract.input.size, *size_of(camera)) if camera else None)
-    if prepare:
-        own = to in ("native", "inductor")
-        if output or dataset or (calibrate and to != "native") or (precision != "fp32" and not own):
-            raise ValueError(
-                "--prepare takes neither --output nor --dataset, --calibrate only with --to native, and --precision "
-                "only with --to native or inductor"
-            )
-        size_of_input = chosen or network_size(loaded.contract.input.size, *loaded.contract.input.size)
-        runtime = {"onnx": "onnxruntime"}.get(to, to)
-        if to == "native":
-            if device != "cpu":
-                raise ValueError("--to native is for the cpu")
-            kernels, share = export.prepare_native(loaded, precision, size_of_input, calibrate)
-            print_json({"runtime": to, "precision": precision, "agreement": share, "path": str(kernels)}, figures)
-            typer.echo(
-                f"{path.name} is prepared for native in {precision}, which labels {100 * share:.3f} % of the pixels as "
-                f"PyTorch does in fp32: {kernels}",
-                err=True,
-            )
-            return
-        where = prepare_for(runtime, loaded, size_of_input, precision, device)
-        print_json({"runtime": runtime, "size": list(size_of_input), "path": str(where)}, figures)
-        typer.echo(f"{path.name} is prepared for {runtime} in {size_of_input[1]}x{size_of_input[0]}: {where}", err=True)
-        return
-    if device != "cpu":
-        raise ValueError("--device goes with --prepare --to inductor")
-    if output is None:
-        raise ValueError("-o FILE or --prepare is needed: where shall the result go?")
-    done = export.export(loaded, output, to, precision, chosen, calibrate)
+    loaded = _checkpoint(model)
+    with screen.status("exporting"):
+        done = write(loaded, output, precision, _input_size(loaded, size, camera), _frames(calibrate))
     report: dict[str, Any] = {
         "path": str(done.path),
         "size": list(done.size),
@@ -199,19 +146,88 @@ def export(
         err=True,
     )
     if dataset is not None:
-        from drive_seg.datasets import open_dataset
-        from drive_seg.evaluation import dataset as evaluation
-
-        given: dict[str, Any] = {
-            key: value for key, value in {"root": root, "split": split}.items() if value is not None
-        }
-        if dataset in ("folder", "bag"):
-            given["classes"] = loaded.contract.label_map
-        for key, file, runtime in (("miou_before", path, "torch"), ("miou_after", done.path, "auto")):
-            segmenter = Segmenter.load(file, "cpu", "fp32" if runtime == "torch" else "auto", done.size, runtime)
-            scores = evaluation.evaluate(segmenter, open_dataset(dataset, **given))
-            report[key] = scores.miou()
-        typer.echo(
-            f"mIoU {100 * report['miou_before']:.2f} % before, {100 * report['miou_after']:.2f} % after", err=True
-        )
+        report |= _scores(loaded, done, dataset, root, split)
     print_json(report, figures)
+
+
+def _scores(loaded: Any, done: Any, dataset: str, root: Path | None, split: str | None) -> dict[str, float]:
+    """The mIoU of a checkpoint, and of the file that was written of it."""
+    from drive_seg.cli.options import open_labelled
+    from drive_seg.evaluation.dataset import evaluate
+    from drive_seg.segmenter import Segmenter
+
+    data, _ = open_labelled(dataset, root, split, None, loaded.contract.label_map)
+    before = Segmenter.load(loaded.path, "cpu", "fp32", done.size, "torch")
+    after = Segmenter.load(done.path, "cpu", input_size=done.size)
+    scores = {"miou_before": evaluate(before, data).miou(), "miou_after": evaluate(after, data).miou()}
+    typer.echo(f"mIoU {100 * scores['miou_before']:.2f} % before, {100 * scores['miou_after']:.2f} % after", err=True)
+    return scores
+
+
+def prepare(
+    model: Annotated[str, typer.Option("--model", "-m", help=CHECKPOINT)],
+    runtime: Annotated[
+        str, typer.Option(help=f"auto, for what runs it fastest, or {registry.preparable_help()}.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="As of the node; auto is fp32, on CUDA fp16.")] = "auto",
+    size: Size = None,
+    camera: Camera = None,
+    calibrate: Calibrate = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N, of those that the runtime has.")] = "auto",
+    figures: Json = None,
+) -> None:
+    """Convert or compile a checkpoint for a runtime, on this machine and for you: the node then takes it.
+
+    The result is checked against PyTorch and kept in your cache. --size and --camera are for runtimes that are prepared
+    for one size of the network's input.
+    """
+    from drive_seg.inference.runtimes import choice
+    from drive_seg.segmenter import network_size
+
+    loaded = _checkpoint(model)
+    entry = choice.to_prepare_now(loaded, precision) if runtime == "auto" else registry.get(runtime)
+    own = network_size(loaded.contract.input.size, *loaded.contract.input.size)
+    chosen = _input_size(loaded, size, camera) or own
+    with screen.status(f"preparing {entry.name}"):
+        done = entry.prepare(loaded, chosen, precision, device, _frames(calibrate))
+    about = {"runtime": entry.name, "precision": done.precision, "agreement": done.agreement, "path": str(done.path)}
+    print_json({**about, "size": list(chosen) if entry.per_size else None}, figures)
+    of_size = f" at {chosen[1]}x{chosen[0]}" if entry.per_size else ""
+    typer.echo(
+        f"{loaded.path.name} is prepared for {entry.name} in {done.precision}{of_size}, which labels "
+        f"{100 * done.agreement:.3f} % of the pixels as PyTorch does in fp32: {done.path}",
+        err=True,
+    )
+
+
+def _checkpoint(model: str) -> Any:
+    """The checkpoint of a name or path: CheckpointError if it is another kind of file."""
+    from drive_seg import checkpoint
+    from drive_seg.inference.runtimes.files import onnx_file
+
+    path = checkpoint.find_model(model)
+    if onnx_file.is_file_with_contract(path):
+        raise checkpoint.CheckpointError(f"{path}: this is an exported file already; a .safetensors file is needed")
+    return checkpoint.load(path)
+
+
+def _input_size(loaded: Any, size: str | None, camera: str | None) -> tuple[int, int] | None:
+    """(height, width) of the network's input by --size or --camera; None if neither is given."""
+    from drive_seg.segmenter import network_size
+
+    if size and camera:
+        raise ValueError("--size and --camera are given; one of them says the size")
+    return network_size(loaded.contract.input.size, *size_of(camera)) if camera else size_of(size)
+
+
+def _frames(source: str | None) -> Iterable[np.ndarray]:
+    """Images uint8 BGR [H, W, 3] of a source; of a bag with several cameras the first one's."""
+    if source is None:
+        return ()
+    from drive_seg.recordings.sources import SourceError, open_source
+    from drive_seg.recordings.sources.topics import cameras_of
+
+    cameras = cameras_of(open_source(source).topics)
+    if not cameras:
+        raise SourceError(f"{source} has no image topic")
+    return (record.image() for record in open_source(source, topics=[cameras[0].name]))

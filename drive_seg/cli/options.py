@@ -10,17 +10,30 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from drive_seg.inference.runtimes import registry
+
 screen = Console(stderr=True)
 
 MODEL = (
     "A .safetensors file, an .onnx or OpenVINO .xml file with <name>.contract.yaml beside it, or the name of a model "
     "of the package."
 )
+CHECKPOINT = "A .safetensors file, or the name of a model of the package."
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures there as JSON; - is standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Precision = Annotated[str, typer.Option(help="auto, fp32, fp16, bf16, or int8 with the runtime native.")]
-Runtime = Annotated[str, typer.Option(help="auto, torch, native, inductor, onnxruntime, openvino or tensorrt.")]
+Precision = Annotated[str, typer.Option(help=f"{registry.precision_help()}.")]
+Runtime = Annotated[str, typer.Option(help=f"{registry.runtime_help()}.")]
+Size = Annotated[
+    str | None,
+    typer.Option(help="WIDTHxHEIGHT of the network's input, multiples of 8; the model's own if left out."),
+]
+Camera = Annotated[
+    str | None, typer.Option(help="Instead: WIDTHxHEIGHT of the camera's images, as the node would see them.")
+]
+Calibrate = Annotated[
+    str | None, typer.Option(help="A folder, bag or video: images to calibrate int8 on, and to check on.")
+]
 InputSize = Annotated[
     str | None,
     typer.Option(help="WIDTHxHEIGHT whose pixel count the network sees; the model's own if left out."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -14,9 +13,11 @@ import numpy as np
 from drive_seg.evaluation import flicker
 from drive_seg.evaluation.partial import Partial, Versus
 from drive_seg.evaluation.records import FATES, LOST, FrameRow, Mode, Report, number
+from drive_seg.inference.runtimes import registry
+from drive_seg.inference.runtimes.entry import installed
 from drive_seg.metrics import ConfusionMatrix, mean
 
-PACKAGES = ("torch", "numpy", "opencv-python-headless", "opencv-python", "openvino", "onnxruntime", "rosbags")
+PACKAGES = ("numpy", "opencv-python-headless", "opencv-python", "rosbags")
 STALL_S = 0.5
 STALL_PERIODS = 3.0
 
@@ -120,13 +121,8 @@ def installed_versions() -> dict[str, str]:
     """Of what can change the figures; packages that are not installed are left out."""
     from drive_seg import __version__
 
-    found = {"drive_seg": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    about = {"drive_seg": __version__, "python": platform.python_version()}
+    return {**about, **installed(PACKAGES), **registry.versions()}
 
 
 def _frames(partial: Partial) -> dict[str, int]:

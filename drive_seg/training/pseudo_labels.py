@@ -24,7 +24,7 @@ from drive_seg.datasets.folder import read_classes
 from drive_seg.files import write_atomically, written_aside
 from drive_seg.images.overlay import blend, legend_panel
 from drive_seg.inference.runtimes import Size
-from drive_seg.inference.runtimes.prepared import Tell
+from drive_seg.inference.runtimes.entry import Tell
 from drive_seg.labels import VOID, LabelMap
 from drive_seg.labels.groups import group_names
 from drive_seg.recordings.segment import Images

@@ -104,7 +104,7 @@ def test_words_that_are_no_runtime_are_refused(wanted):
 
 def test_the_usual_node_runs_on_the_fastest_that_can_be_prepared(monkeypatch):
     able = {"openvino", "onnxruntime"}
-    monkeypatch.setattr(node, "_can_prepare", lambda name: name in able)
+    monkeypatch.setattr(node, "_can_prepare", lambda entry: entry.name in able)
     assert node.node_runtimes("cpu") == [("openvino", "fp32")] and node.node_runtimes("cuda") == [("torch", "auto")]
     able.clear()
     assert node.node_runtimes("cpu") == [("torch", "fp32")]
@@ -112,7 +112,7 @@ def test_the_usual_node_runs_on_the_fastest_that_can_be_prepared(monkeypatch):
 
 def test_what_a_node_needs_is_prepared_in_a_cache_of_its_own(tmp_path, monkeypatch):
     subject = from_checkpoint("dsnet_synth19")
-    monkeypatch.setattr(node, "graph_of", lambda subject, size: b"graph of %dx%d" % size)
+    monkeypatch.setattr(node, "graph_of", lambda subject, size, *how: b"graph of %dx%d" % size)
     before = os.environ["XDG_CACHE_HOME"]
     pytest.importorskip("onnxruntime")
     node._prepare(subject, (96, 128), "onnxruntime", "fp32", "cpu", tmp_path)

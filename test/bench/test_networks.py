@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from drive_seg.bench import checks, roofline, subjects, ways
+from drive_seg.bench import checks, roofline, subjects
 from drive_seg.bench.contenders import Contender, contenders
 from drive_seg.bench.networks import bench_networks
 from drive_seg.bench.onnx_files import from_file
@@ -15,7 +15,7 @@ from drive_seg.bench.rows import Cell, NotInstalledError
 from drive_seg.bench.subjects import Subject
 from drive_seg.bench.ways import EAGER, Opened, Way
 from drive_seg.inference.runtimes.files import trial
-from drive_seg.inference.runtimes.sessions import openvino_core
+from drive_seg.inference.runtimes.openvino_runtime import OpenVino
 
 CEILINGS = {"gflops": {"fp32": 100.0}, "copy_gb_per_s": 10.0}
 CELL = Cell((64, 96))
@@ -99,7 +99,6 @@ def test_one_that_cannot_be_opened_is_a_row_with_the_reason():
 def test_a_runtime_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     for package in ("openvino", "onnxruntime", "onnxscript"):
         monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(ways, "find_spec", lambda name: None if sys.modules.get(name, 0) is None else name)
     chosen = [c for c in contenders([SUBJECT], "cpu") if c.runtime in (EAGER, "openvino", "onnxruntime")]
     rows = {row.runtime: row for row in bench_networks(chosen, [CELL], 1e-4, CEILINGS)}
     assert rows[EAGER].status == "ran"
@@ -206,10 +205,10 @@ def test_an_onnx_file_is_timed_in_every_runtime_without_a_contract(onnx_file):
 def test_an_openvino_file_is_timed(onnx_file):
     openvino = pytest.importorskip("openvino")
     path = onnx_file([1, 3, 64, 96])
-    openvino.save_model(openvino_core().read_model(path), path.with_suffix(".xml"))
+    openvino.save_model(OpenVino.core().read_model(path), path.with_suffix(".xml"))
     files = from_file(path.with_suffix(".xml"), "cpu")
     assert {file.runtime for file in files} == {"openvino"} and bench(files[0])["openvino"].status == "ran"
-    with pytest.raises(ValueError, match="run on the cpu alone"):
+    with pytest.raises(ValueError, match="there is no runtime for such a file on cuda"):
         from_file(path.with_suffix(".xml"), "cuda")
 
 

@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.parameter_client import AsyncParameterClient
 
-from drive_seg.inference.runtimes import NAMES
+from drive_seg.inference.runtimes import registry
 from drive_seg.node import parameters
 from drive_seg.node.parameters import NODE_SPECS, ParameterError, all_specs, camera_specs
 from drive_seg.node.parameters import files as parameter_files
@@ -249,4 +249,4 @@ def test_the_shipped_file_holds_every_default(checkout: Path, make_node: MakeNod
 
 def test_the_runtimes_of_the_node_are_those_of_the_package():
     """The node's parameters are known before PyTorch is imported."""
-    assert NODE_SPECS["runtime"].check.choices == NAMES
+    assert NODE_SPECS["runtime"].check.choices == registry.names()

@@ -1,22 +1,29 @@
-"""Who executes the network.
+"""How a model becomes something that runs.
 
-PyTorch a checkpoint (``pytorch``); this package's own kernels a DSNet or SwiftNet (``native``); machine code by
-PyTorch's compiler (``compiled``), ONNX Runtime and OpenVINO a checkpoint that was prepared for them (``prepared``), the
-last two also a user's own file (``onnx_runtime``, which has TensorRT, too, and ``openvino_runtime``); ``choice``
-decides. Nothing here imports onnxruntime or openvino before it is to run something.
+1. ``registry`` lists the runtimes. Each is one file here that declares itself as a :class:`~.entry.RuntimeEntry`:
+   ``pytorch``, ``native``, ``inductor``, ``onnx_runtime``, ``openvino_runtime``, ``tensorrt``.
+2. ``choice`` picks one for a model: the one asked for, or by rule. A checkpoint is opened by ``entry.open``, a user's
+   own file (``files``) by ``entry.open_file``.
+3. What comes of it is a :class:`Runtime`: a network that takes a batch and gives logits.
+
+Some runtimes execute a checkpoint only after it was prepared on this machine: ``entry.prepare`` converts or compiles
+it, checks it against PyTorch (``conversion``) and keeps the result in the user's cache (``cache``). ``preparation``
+does so unasked, in a process beside the node.
+
+To list the runtimes imports neither torch nor a package of theirs; to open something does.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Size = tuple[int, int]
 """(height, width)."""
-NAMES = ("auto", "torch", "native", "inductor", "onnxruntime", "openvino", "tensorrt")
-"""What a user may ask for."""
 MULTIPLE = 8
 """Sides of a network's input are multiples of this, unless its file fixes them."""
 
@@ -32,7 +39,7 @@ class Runtime(ABC):
     """A network that is ready to run on a device.
 
     Attributes:
-        name: "torch", "native", "inductor", "onnxruntime", "openvino" or "tensorrt".
+        name: of its entry in the registry.
         device: where the network computes: "cpu", "cuda" or "cuda:N".
         tensor_device: where it takes its input and leaves its output.
         precision: what it computes in: "fp32", "fp16", "bf16" or "int8".

@@ -13,23 +13,32 @@ import json
 import os
 import re
 import stat
+from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import drive_seg
-from drive_seg import networks
-from drive_seg.checkpoint import canonical_json
-from drive_seg.files import write_atomically
-from drive_seg.inference.runtimes import Size, inductor
+from drive_seg.files import canonical_json, write_atomically
+from drive_seg.inference.runtimes import Size
 
 _NAME = "{form}-{height}x{width}.graph"
 
 
-def prepared_sizes(form: str, sha256: str) -> list[Size]:
+@dataclass(frozen=True)
+class Form:
+    """What is kept of a checkpoint.
+
+    Attributes:
+        name: of the form, a part of the files' names.
+        depends_on: all that its graphs depend on beside the checkpoint, its network, the size and PyTorch.
+    """
+
+    name: str
+    depends_on: dict[str, Any]
+
+
+def prepared_sizes(form: Form, sha256: str) -> list[Size]:
     """The (height, width) for which a checkpoint is prepared in a form, for this machine as it is now.
 
     Raises:
@@ -43,15 +52,15 @@ def prepared_sizes(form: str, sha256: str) -> list[Size]:
     except OSError as error:
         raise ValueError(f"the cache {folder} cannot be read ({error})") from error
     found = []
-    for file in sorted(folder.glob(f"{form}-*.graph")):
-        match = re.fullmatch(rf"{form}-(\d+)x(\d+)\.graph", file.name)
+    for file in sorted(folder.glob(f"{form.name}-*.graph")):
+        match = re.fullmatch(rf"{re.escape(form.name)}-(\d+)x(\d+)\.graph", file.name)
         size = (int(match[1]), int(match[2])) if match else None
         if size and _header(file) == _key(form, sha256, size):
             found.append(size)
     return found
 
 
-def read(form: str, sha256: str, size: Size) -> bytes | None:
+def read(form: Form, sha256: str, size: Size) -> bytes | None:
     """The graph of a checkpoint, or None if there is none for just this key, or it is damaged.
 
     Raises:
@@ -66,7 +75,7 @@ def read(form: str, sha256: str, size: Size) -> bytes | None:
     return graph if head == canonical_json(wanted).encode() else None
 
 
-def write(form: str, sha256: str, size: Size, graph: bytes) -> Path:
+def write(form: Form, sha256: str, size: Size, graph: bytes) -> Path:
     """Keep a graph; an older one of that checkpoint, form and size is replaced.
 
     Raises:
@@ -97,17 +106,18 @@ def root() -> Path:
         raise ValueError(f"there is no place for a cache ({error}): set XDG_CACHE_HOME") from error
 
 
-def _file(form: str, sha256: str, size: Size) -> Path:
-    return root() / sha256 / _NAME.format(form=form, height=size[0], width=size[1])
+def _file(form: Form, sha256: str, size: Size) -> Path:
+    return root() / sha256 / _NAME.format(form=form.name, height=size[0], width=size[1])
 
 
-def _key(form: str, sha256: str, size: Size) -> dict[str, Any]:
+def _key(form: Form, sha256: str, size: Size) -> dict[str, Any]:
     """Everything that the graph depends on, and the runtime with which it was checked."""
-    runtime, *rest = form.split("-")
+    import torch
+
     return {
         "checkpoint": sha256,
         "size": list(size),
-        **(inductor.key(*rest) if runtime == inductor.NAME else {runtime: version(runtime)}),
+        **form.depends_on,
         "torch": torch.__version__,
         "drive_seg": drive_seg.__version__,
         "networks": networks_sha256(),
@@ -118,7 +128,7 @@ def _key(form: str, sha256: str, size: Size) -> dict[str, Any]:
 def networks_sha256() -> str:
     """Of the networks' sources, which decide what weights mean."""
     digest = hashlib.sha256()
-    for file in sorted(Path(networks.__file__).parent.rglob("*.py")):
+    for file in sorted((Path(drive_seg.__file__).parent / "networks").rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -155,7 +165,7 @@ def unwritable(error: OSError) -> ValueError:
     """What to say of a cache that cannot be written."""
     return ValueError(
         f"the cache {root()} cannot be written ({error}): set XDG_CACHE_HOME to a folder that can, or give the "
-        "node an exported file (drive-seg export -o) as its model"
+        "node an exported file (drive-seg export) as its model"
     )
 
 

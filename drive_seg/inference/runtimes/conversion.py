@@ -1,4 +1,4 @@
-"""A network as an ONNX graph, and the check that the graph labels as the network does."""
+"""A network in another form, and the check that the form labels as the network does."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from drive_seg.checkpoint import Checkpoint, InputSpec
+from drive_seg.inference.path import resized
 from drive_seg.inference.runtimes import Size
 from drive_seg.networks import catalog
 from drive_seg.networks.fold import fold
@@ -20,11 +24,11 @@ INPUT, OUTPUT = "image", "logits"
 """Names of the graph's input and output."""
 AGREEMENT, AGREEMENT_HALF = 0.999, 0.97
 """Share of the pixels that a float32 form, and one in half precision, must label as the network does."""
-SYNTHETIC_FRAMES = (3, 20)
-"""Which frames of the synthetic drive a graph is checked on where no others are given."""
+MOST_FRAMES = 128
+"""So many frames at most are used to check or calibrate."""
 
 
-class ConversionError(RuntimeError):
+class ConversionError(ValueError):
     """A network that cannot be converted here; the message is one sentence that says why."""
 
 
@@ -73,14 +77,33 @@ def to_onnx(network: nn.Module, size: Size) -> bytes:
     return file.getvalue()
 
 
-def synthetic_inputs(spec: InputSpec, size: Size) -> Iterator[Tensor]:
-    """Frames of the synthetic drive as a network wants them: float32 [1, 3, h, w] each."""
-    from drive_seg.synth import SynthDrive
+def inputs(spec: InputSpec, size: Size, frames: Iterable[np.ndarray] = ()) -> list[Tensor]:
+    """Images as a network wants them: float32 [1, 3, h, w] each.
 
-    drive = SynthDrive(seed=5, size=(size[1], size[0]))
-    for number in SYNTHETIC_FRAMES:
-        image = torch.from_numpy(drive.frame(number).image)
-        yield spec.normalise(image.permute(2, 0, 1)[None])
+    Args:
+        spec: what it wants to see.
+        size: (height, width) in which it sees them.
+        frames: uint8 BGR [H, W, 3]; at most ``MOST_FRAMES`` are used, spread evenly. Those of the package if there are
+            none: two of its synthetic drive, street scenes with all that has an edge.
+
+    Raises:
+        ValueError: if there is no image.
+    """
+    step, kept = 1, []
+    for number, frame in enumerate(frames or _stored_frames()):
+        if number % step == 0:
+            pixels = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None]
+            kept.append(spec.normalise(resized(pixels, size)))
+        if len(kept) == 2 * MOST_FRAMES:
+            step, kept = 2 * step, kept[::2]
+    if not kept:
+        raise ValueError("there is no image to check or calibrate on")
+    chosen = np.linspace(0, len(kept) - 1, min(MOST_FRAMES, len(kept))).round().astype(int)
+    return [kept[i] for i in chosen]
+
+
+def _stored_frames() -> list[np.ndarray]:
+    return [cv2.imread(str(file)) for file in sorted(Path(__file__).parent.glob("frames/*.jpg"))]
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""A network as machine code: PyTorch's compiler ("inductor") ahead of time, for one size of the network's input.
+"""PyTorch's compiler ("inductor"): a network as machine code, ahead of time, for one size of its input.
 
 On a CPU the weights are packed for oneDNN, everything between the convolutions becomes loops of C++ over pixels with
 their channels side by side, and the number of threads stays open. Compiling takes a C++ compiler and up to a minute;
@@ -9,45 +9,68 @@ CUDA is written from the documentation: nobody has run it for this package yet.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
 import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from drive_seg.inference.runtimes import Size, host
+from drive_seg.inference.runtimes.entry import Runs
+from drive_seg.inference.runtimes.prepared import GraphEntry, Session
 
-from drive_seg.inference.runtimes import Size
-from drive_seg.inference.runtimes.conversion import ConversionError, quiet
-from drive_seg.inference.runtimes.native.library import can_compile, compiler
-from drive_seg.networks.channels_last import ForCompiler
-from drive_seg.networks.fold import Folded
+if TYPE_CHECKING:
+    from torch import Tensor
 
-NAME = "inductor"
-_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_CPUINFO = Path("/proc/cpuinfo")
+    from drive_seg.networks.fold import Folded
+
+_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _DRIVER = Path("/proc/driver/nvidia/version")
 
 
+class Inductor(GraphEntry):
+    """PyTorch's compiler; in bf16 on processors that multiply it, not on those that would emulate it."""
+
+    name = "inductor"
+    about = "machine code of PyTorch's compiler"
+    checkpoints = Runs(("cpu", "cuda"), tuple(_TYPES))
+    priority = 3
+    preparation = "g++ and a minute for each model and size"
+    slow = True
+
+    @staticmethod
+    def convert(network: Folded, size: Size, precision: str, device: str) -> bytes:
+        return compile_network(network, size, precision, device)
+
+    def precisions(self, device: str = "cpu") -> tuple[str, ...]:
+        return precisions(device)
+
+    def variant(self, precision: str, device: str) -> tuple[str, ...]:
+        return precision, device
+
+    def depends_on(self, precision: str, device: str) -> dict[str, Any]:
+        return key(precision, device)
+
+    def can_prepare(self, precision: str) -> bool:
+        return precision in self.precisions() and host.can_compile()
+
+    def load(self, graph: bytes, precision: str = "fp32", threads: int = 0, device: str = "cpu") -> Session:
+        return open_compiled(graph, device)
+
+
 def precisions(device: str = "cpu") -> tuple[str, ...]:
-    """What it computes in on a device: in bf16 on processors that multiply it, not on those that would emulate it."""
+    """What it computes in on a device of this machine."""
     if device != "cpu":
-        return ("fp32", "fp16", "bf16")
-    if platform.machine() in ("x86_64", "AMD64"):
-        able = processor_can("avx512_bf16") or processor_can("amx_bf16")
-    else:
-        able = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return ("fp32", "bf16") if able else ("fp32",)
+        return tuple(_TYPES)
+    return ("fp32", "bf16") if host.multiplies_bf16() else ("fp32",)
 
 
 def key(precision: str, device: str = "cpu") -> dict[str, Any]:
     """All that the machine code depends on beside the checkpoint, its network and the input's size."""
+    import torch
+
     # GPU code comes with a part for the processor.
-    build = {"precision": precision, "torch_build": torch.version.git_version, **processor_key()}
+    build = {"precision": precision, "torch_build": torch.version.git_version, **host.processor_key()}
     build["capability"] = torch.backends.cpu.get_cpu_capability()
     if device != "cpu":
         build["gpu"] = torch.cuda.get_device_name(device)
@@ -55,22 +78,6 @@ def key(precision: str, device: str = "cpu") -> dict[str, Any]:
         build["cuda"] = torch.version.cuda
         build["driver"] = _DRIVER.read_text().splitlines()[0] if _DRIVER.is_file() else None
     return build
-
-
-def processor_key() -> dict[str, str]:
-    """All that machine code for this processor depends on."""
-    about = _processor()
-    flags = about.get("flags", about.get("Features", ""))
-    return {
-        "machine": platform.machine(),
-        "processor": about.get("model name", about.get("CPU part", platform.processor())),
-        "processor_flags": hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest(),
-    }
-
-
-def processor_can(flag: str) -> bool:
-    """Whether Linux names an instruction set, as "avx512_vnni", among the processor's."""
-    return flag in _processor().get("flags", "").split()
 
 
 def compile_network(network: Folded, size: Size, precision: str = "fp32", device: str = "cpu") -> bytes:
@@ -85,17 +92,19 @@ def compile_network(network: Folded, size: Size, precision: str = "fp32", device
     Raises:
         ConversionError: if there is no C++ compiler, or the network cannot be compiled.
     """
-    if not can_compile():
-        raise ConversionError(
-            f"compiling a network needs a C++ compiler, and '{compiler()[0]}' is not found: install g++ (Debian, "
-            "Ubuntu: apt install g++), or name another one in the environment variable CXX"
-        )
+    import torch
+
+    from drive_seg.inference.runtimes.conversion import ConversionError, quiet
+    from drive_seg.networks.channels_last import ForCompiler
+
+    if not host.can_compile():
+        raise ConversionError(host.missing_compiler("compiling a network needs"))
     try:
         from torch import _inductor as inductor
         from torch._inductor.utils import fresh_cache
     except ImportError as error:
         raise ConversionError(f"this PyTorch {torch.__version__} cannot compile ahead of time ({error})") from error
-    module = ForCompiler(network, _TYPES[precision]).to(device)
+    module = ForCompiler(network, getattr(torch, _TYPES[precision])).to(device)
     image = torch.zeros(1, 3, *size, device=device).to(memory_format=torch.channels_last)
     # How many threads run is decided when it runs; with one given here the code would be for one alone.
     options = {"freezing": True, "cpp.dynamic_threads": True, "cpp.threads": max(2, os.cpu_count() or 1)}
@@ -120,6 +129,8 @@ def open_compiled(package: bytes, device: str = "cpu") -> Callable[[Tensor], Ten
     Raises:
         ValueError: if it cannot be loaded.
     """
+    import torch
+
     number = torch.device(device).index
     with tempfile.TemporaryDirectory(prefix="drive_seg_") as folder:
         path = Path(folder) / "network.pt2"
@@ -138,13 +149,3 @@ def open_compiled(package: bytes, device: str = "cpu") -> Callable[[Tensor], Ten
         return runner.boxed_run([image.contiguous(memory_format=torch.channels_last)])[0]
 
     return run
-
-
-@cache
-def _processor() -> dict[str, str]:
-    """What Linux says of the first processor; empty elsewhere."""
-    try:
-        lines = _CPUINFO.read_text().split("\n\n", 1)[0].splitlines()
-    except OSError:
-        return {}
-    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}

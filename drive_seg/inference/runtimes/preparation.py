@@ -1,25 +1,23 @@
 """Prepare unasked what takes seconds: the runtime that ``auto`` would take for a checkpoint if it were prepared.
 
-A child process does it, ``python -m drive_seg.inference.runtimes.preparation MODEL``: machine code that turns out not
-to run here ends the child alone, and frames pass meanwhile. Only ``native`` is prepared so, because it then serves
-every size of the input; a graph of another runtime is for one size, and the one that is needed may not be known yet.
+A child process does it (:mod:`.prepare_child`): machine code that turns out not to run here ends the child alone, and
+frames pass meanwhile. Only a runtime that then serves every size of the input is prepared so; a graph of another one is
+for one size, and the one that is needed may not be known yet.
 """
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import fcntl
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from drive_seg.files import write_atomically
 from drive_seg.inference.runtimes import cache
+from drive_seg.inference.runtimes.entry import Tell
+from drive_seg.inference.runtimes.native import Native
 
 SWITCH = "DRIVE_SEG_PREPARE"
 """Environment variable: "never" forbids all preparation that was not asked for, "wait" has the node wait for it."""
@@ -30,11 +28,10 @@ WAYS = (WAIT, LATER, NEVER)
 NICE = 5
 """How much the child gives way to the frames that pass meanwhile: on a machine which these keep busy it still gets a
 third of what a thread of the node gets."""
-_UNABLE = 3
+UNABLE = 3
 """Exit status of a child that cannot prepare it on this machine."""
+_CHILD = f"{__package__}.prepare_child"
 _CRASHES = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT)
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def way(wish: str) -> str:
@@ -59,7 +56,7 @@ class Preparation:
     """
 
     def __init__(self, model: str | Path, device: str = "auto", precision: str = "auto", nice: int = 0) -> None:
-        command = [sys.executable, "-P", "-m", __name__, str(model), "--device", device, "--precision", precision]
+        command = [sys.executable, "-P", "-m", _CHILD, str(model), "--device", device, "--precision", precision]
         command += ["--parent", str(os.getpid())]
         package = Path(__file__).parents[3]
         environment = {**os.environ, "PYTHONPATH": f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -89,8 +86,8 @@ class Preparation:
         if not status:
             return
         how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
-        reason = said[-1] if said and status in (1, _UNABLE) else f"the process that prepares it {how}"
-        if status == _UNABLE or -status in _CRASHES:
+        reason = said[-1] if said and status in (1, UNABLE) else f"the process that prepares it {how}"
+        if status == UNABLE or -status in _CRASHES:
             _note(self._precision, reason)
         raise ValueError(reason)
 
@@ -103,12 +100,12 @@ class Preparation:
 def earlier_failure(precision: str) -> str | None:
     """Why preparing has failed on this machine before; to ask for the runtime by name tries it once more."""
     try:
-        return _failure_file(precision).read_text(errors="replace").strip() or None
+        return Native().failure_file(precision).read_text(errors="replace").strip() or None
     except (OSError, ValueError):
         return None
 
 
-def prepare_and_wait(model: str | Path, device: str, precision: str, tell: Callable[[str], None]) -> None:
+def prepare_and_wait(model: str | Path, device: str, precision: str, tell: Tell) -> None:
     """Prepare what ``auto`` would take, unless that is forbidden; ``tell`` receives a sentence if it cannot be."""
     if way(WAIT) == NEVER:
         return
@@ -121,77 +118,8 @@ def prepare_and_wait(model: str | Path, device: str, precision: str, tell: Calla
         preparation.end()
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """The child: prepare, or say in one line on standard error why that cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m drive_seg.inference.runtimes.preparation", description=__doc__)
-    parser.add_argument("model", help="a checkpoint's file, or a model of the package")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--parent", type=int, help="process with which this one ends")
-    options = parser.parse_args(args)
-    signal.signal(signal.SIGTERM, _end_with_the_compiler)
-    if options.parent is not None and not _ends_with(options.parent):
-        return 1
-    from drive_seg import checkpoint
-    from drive_seg.inference.runtimes import choice
-    from drive_seg.inference.runtimes.files import onnx_file
-    from drive_seg.inference.runtimes.prepared import prepare
-
-    try:
-        path = checkpoint.find_model(options.model)
-        if onnx_file.is_file_with_contract(path):
-            return 0
-        loaded = checkpoint.load(path)
-        with _alone():  # the nodes of a vehicle start together
-            name = choice.to_prepare(loaded, options.device, options.precision)
-            if name is not None:
-                prepare(name, loaded, loaded.contract.input.size, options.precision)
-    except checkpoint.CheckpointError as error:
-        return _refuse(error, 1)
-    except (ValueError, OSError) as error:
-        return _refuse(error, _UNABLE)
-    return 0
-
-
-def _refuse(error: Exception, status: int) -> int:
-    print(" ".join(str(error).split()), file=sys.stderr)
-    return status
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """While no other process of this user prepares anything."""
-    cache.make_private(cache.root())
-    with open(cache.root() / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _failure_file(precision: str) -> Path:
-    from drive_seg.inference.runtimes.native import runtime as native
-
-    return native.library_file().with_suffix(f".{'fp32' if precision == 'auto' else precision}.failed")
-
-
 def _note(precision: str, reason: str) -> None:
     with suppress(OSError, ValueError):
-        file = _failure_file(precision)
+        file = Native().failure_file(precision)
         cache.make_private(file.parent)
         write_atomically(file, reason.encode())
-
-
-def _end_with_the_compiler(number: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.killpg(0, signal.SIGTERM)
-    sys.exit(128 + number)  # which removes the temporary folder
-
-
-def _ends_with(parent: int) -> bool:
-    """Let this process be ended when its parent dies; False if it has died already."""
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    return os.getppid() == parent
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,67 +1,130 @@
-"""A checkpoint executed from what was prepared beforehand: ONNX graphs, or machine code of PyTorch's compiler."""
+"""A checkpoint executed from graphs of it, each for one size of the input, made on this machine and kept in the cache.
+
+A graph is an ONNX file, or machine code of PyTorch's compiler.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from drive_seg.inference.runtimes import MULTIPLE, Runtime, Size, cache
+from drive_seg.inference.runtimes.entry import Prepared, RuntimeEntry, Tell
+from drive_seg.inference.runtimes.pytorch import TorchRuntime, indexed
 
-from drive_seg.checkpoint import Checkpoint
-from drive_seg.inference.runtimes import Runtime, Size, cache, inductor
-from drive_seg.inference.runtimes.conversion import ConversionError, check, convertible, synthetic_inputs, to_onnx
-from drive_seg.inference.runtimes.native import runtime as native
-from drive_seg.inference.runtimes.pytorch import TorchRuntime, choose_device, choose_precision, indexed
-from drive_seg.inference.runtimes.sessions import Session, open_session, precisions
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
 
-FORMS = {native.NAME: "native", "onnxruntime": "onnx", "openvino": "openvino", inductor.NAME: "inductor"}
-"""What ``drive-seg export --to`` calls the runtimes."""
-Tell = Callable[[str], None]
-"""Takes a sentence for the log."""
+    from drive_seg.checkpoint import Checkpoint
+
+Session = Callable[["Tensor"], "Tensor"]
+"""float32 [1, 3, h, w] -> logits float32 [1, C, h, w], which the next call may overwrite."""
+
+
+class GraphEntry(RuntimeEntry):
+    """A runtime that executes checkpoints from prepared graphs."""
+
+    per_size = True
+
+    convert: Callable[..., bytes]
+    """(network of :func:`.conversion.convertible`, size, *variant) -> the graph."""
+
+    def load(self, graph: bytes, precision: str = "fp32", threads: int = 0, device: str = "cpu") -> Session:
+        """Make a graph ready to run. It may be machine code: load none but your own.
+
+        Raises:
+            ValueError: if the package cannot be imported, or the graph not be loaded.
+        """
+        raise NotImplementedError
+
+    def variant(self, precision: str, device: str) -> tuple[str, ...]:
+        """What a graph is made for beside the size; the same one serves all else."""
+        return ()
+
+    def depends_on(self, precision: str, device: str) -> dict[str, Any]:
+        """What a graph depends on, or was checked with, beside the checkpoint, its network, the size and PyTorch."""
+        return self.versions()
+
+    def form(self, precision: str = "fp32", device: str = "cpu") -> cache.Form:
+        """In which form the cache keeps its graphs."""
+        return cache.Form("-".join((self.name, *self.variant(precision, device))), self.depends_on(precision, device))
+
+    def is_prepared(self, loaded: Checkpoint, precision: str) -> bool:
+        return bool(cache.prepared_sizes(self.form(precision), loaded.sha256))
+
+    def prepare(
+        self,
+        loaded: Checkpoint,
+        size: Size,
+        precision: str = "auto",
+        device: str = "auto",
+        frames: Iterable[np.ndarray] = (),
+    ) -> Prepared:
+        from drive_seg.inference.runtimes import conversion
+
+        if any(side < MULTIPLE or side % MULTIPLE for side in size):
+            raise ValueError(f"size {size[1]}x{size[0]} is not of multiples of {MULTIPLE}")
+        device = self.choose_device(device)
+        precision = self.choose_precision(precision, device)  # what is missing is said before a long conversion
+        network, variant = conversion.convertible(loaded), self.variant(precision, device)
+        graph = self.convert(network, size, *variant)
+        session = self.load(graph, precision if variant else "fp32", device=device)
+        inputs = conversion.inputs(loaded.contract.input, size, frames)
+        share = conversion.check(
+            f"{loaded.path.name} by {self.name}",
+            network,
+            lambda image: session(image.to(device)).cpu(),
+            inputs,
+            precision if variant else "fp32",
+        )
+        path = cache.write(self.form(precision, device), loaded.sha256, size, graph)
+        return Prepared(path, share, precision)
+
+    def open(self, loaded: Checkpoint, device: str, precision: str, threads: int, size: Size, tell: Tell) -> Runtime:
+        device = self.choose_device(device)
+        precision = self.choose_precision(precision, device)
+        if size not in cache.prepared_sizes(self.form(precision, device), loaded.sha256):
+            tell(f"preparing {loaded.path.name} for {self.name} in {size[1]}x{size[0]}, once on this machine")
+            self.prepare(loaded, size, precision, device)
+        return PreparedRuntime(self, loaded, precision, threads, tell, device)
 
 
 class PreparedRuntime(Runtime):
-    """A checkpoint by ONNX Runtime, OpenVINO or compiled code, in the sizes for which it was prepared.
+    """A checkpoint that runs in the sizes for which it was prepared.
 
-    A graph is for one size of the network's input. Whatever other size comes goes through PyTorch, which labels the
-    same: a camera of another aspect costs speed and a line in the log, and never a wait for a conversion.
+    Whatever other size comes goes through PyTorch, which labels the same: a camera of another aspect costs speed and a
+    line in the log, and never a wait for a conversion.
 
     Args:
-        name: "inductor", "onnxruntime" or "openvino".
+        entry: the runtime.
         loaded: the checkpoint.
-        precision: "auto" (fp32; on CUDA fp16), "fp32", "bf16" by inductor and OpenVINO on a processor that has it.
+        precision, device: as the entry chose them.
         threads: 0 is the runtime's own choice.
         tell: is told of each size that is not prepared, once.
-        device: other than "cpu" for inductor alone.
 
     Raises:
-        ValueError: if the runtime cannot be imported, the precision not be had, or others can write to the cache.
+        ValueError: if the package cannot be imported, or others can write to the cache.
     """
 
-    dtype = torch.float32
     one_by_one = True
 
     def __init__(
-        self,
-        name: str,
-        loaded: Checkpoint,
-        precision: str = "auto",
-        threads: int = 0,
-        tell: Tell = print,
-        device: str = "cpu",
+        self, entry: GraphEntry, loaded: Checkpoint, precision: str, threads: int, tell: Tell, device: str
     ) -> None:
-        self.name, self.precision = name, check_precision(name, precision, device)
+        import torch
+
+        self.name, self.precision, self.dtype = entry.name, precision, torch.float32
         self.device, self.tensor_device = device, indexed(device)
-        form = form_of(name, self.precision, device)
-        self._path, self._tell = loaded.path, tell
-        self._others = TorchRuntime(loaded.build_network(), device, self.precision)
+        self._entry, self._path, self._tell = entry, loaded.path, tell
+        self._others = TorchRuntime(loaded.build_network(), device, precision)
         self._told: set[Size] = set()
         self._sessions: dict[Size, Session] = {}
+        form = entry.form(precision, device)
         for size in cache.prepared_sizes(form, loaded.sha256):
             graph = cache.read(form, loaded.sha256, size)
             if graph is not None:
-                self._sessions[size] = open_session(name, graph, self.precision, threads, device)
+                self._sessions[size] = entry.load(graph, precision, threads, device)
 
     @property
     def sizes(self) -> list[Size]:
@@ -77,79 +140,13 @@ class PreparedRuntime(Runtime):
             self._told.add(size)
             self._tell(
                 f"{self.name} is not prepared for a network input of {size[1]}x{size[0]}, which torch takes instead: "
-                f"{how_to_prepare(self._path, self.name, size, self.precision, self.device)}"
+                f"{self._entry.how_to_prepare(self._path, size, self.precision, self.device)}"
             )
         return self._others(batch.to(self._others.dtype)).float()
 
 
-def form_of(name: str, precision: str, device: str = "cpu") -> str:
-    """What the cache calls a checkpoint that is prepared: machine code is for a precision and a device."""
-    return f"{name}-{precision}-{device}" if name == inductor.NAME else name
+def onnx_graph(network: nn.Module, size: Size) -> bytes:
+    """The ONNX file of a network, see :func:`.conversion.to_onnx`."""
+    from drive_seg.inference.runtimes import conversion
 
-
-def check_precision(name: str, wish: str, device: str = "cpu") -> str:
-    """The precision of a runtime for checkpoints for a wish.
-
-    Raises:
-        ValueError: if it cannot be had, or the runtime not be imported.
-    """
-    able = precisions(name, device)
-    precision = choose_precision(wish, device) if wish == "auto" else wish
-    if precision not in able:
-        raise ValueError(
-            f"precision '{wish}' cannot be had: {name} computes a checkpoint in {' or '.join(able)} on this "
-            f"{'processor' if device == 'cpu' else 'GPU'}"
-        )
-    return precision
-
-
-def prepare(name: str, loaded: Checkpoint, size: Size, precision: str = "auto", device: str = "cpu") -> Path:
-    """Convert a checkpoint for a runtime and a size of the network's input, check it, and keep it in the cache.
-
-    Args:
-        name: one of :data:`FORMS`.
-        loaded: the checkpoint.
-        size: (height, width).
-        precision: in which inductor's code is to compute; a graph serves all that its runtime can compute in.
-        device: for inductor: "cpu", "cuda" or "cuda:N".
-
-    Returns:
-        the file in the cache.
-
-    Raises:
-        ValueError: if the runtime, a package for converting or the compiler is missing, the precision cannot be had,
-            the network cannot be converted or the result does not label as PyTorch does, or the cache cannot be
-            written.
-    """
-    if name not in FORMS:
-        raise ValueError(f"'{name}' cannot be prepared: there are {', '.join(FORMS)}")
-    device = choose_device(device)
-    if device != "cpu" and name != inductor.NAME:
-        raise ValueError(f"device '{device}' cannot be had: {name} runs checkpoints on the cpu")
-    if name == native.NAME:
-        return native.prepare(loaded, "fp32" if precision == "auto" else precision)[0]
-    precision = check_precision(name, precision, device)  # what is missing is told before a long conversion
-    try:
-        network = convertible(loaded)
-        if name == inductor.NAME:
-            graph = inductor.compile_network(network, size, precision, device)
-        else:
-            graph, precision = to_onnx(network, size), "fp32"
-        session = open_session(name, graph, precision, device=device)
-        inputs = synthetic_inputs(loaded.contract.input, size)
-        check(f"{loaded.path.name} by {name}", network, lambda x: session(x.to(device)).cpu(), inputs, precision)
-    except ConversionError as error:
-        raise ValueError(str(error)) from error
-    return cache.write(form_of(name, precision, device), loaded.sha256, size, graph)
-
-
-def how_to_prepare(path: Path, name: str, size: Size, precision: str = "fp32", device: str = "cpu") -> str:
-    """The command that prepares a checkpoint."""
-    command = f"drive-seg export --model {path} --prepare --to {FORMS[name]}"
-    if name == native.NAME:
-        how = {"fp32": "", "int8": " --precision int8 --calibrate IMAGES"}
-        return command + how.get(precision, f" --precision {precision}")
-    command += f" --size {size[1]}x{size[0]}"
-    if name != inductor.NAME:
-        return command
-    return command + (f" --precision {precision}" * (precision != "fp32")) + (f" --device {device}" * (device != "cpu"))
+    return conversion.to_onnx(network, size)

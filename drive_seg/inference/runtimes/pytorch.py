@@ -1,17 +1,39 @@
-"""A network executed by PyTorch."""
+"""PyTorch: any checkpoint, on any device."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+# torch is imported where something is opened: the command line lists the runtimes without it.
+from drive_seg.inference.runtimes import Runtime, Size, parse_device
+from drive_seg.inference.runtimes.entry import Runs, RuntimeEntry, Tell
 
-from drive_seg.inference.runtimes import Runtime, parse_device
-from drive_seg.networks.fold import fold as fold_network
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    from drive_seg.checkpoint import Checkpoint
+
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""Each with what PyTorch calls it."""
+
+
+class PyTorch(RuntimeEntry):
+    """PyTorch, which executes every checkpoint."""
+
+    name = "torch"
+    about = "PyTorch's own operations; on CUDA within a CUDA graph"
+    checkpoints = Runs(("cpu", "cuda"), tuple(PRECISIONS))
+    distributions = ("torch",)
+
+    def open(self, loaded: Checkpoint, device: str, precision: str, threads: int, size: Size, tell: Tell) -> Runtime:
+        return TorchRuntime(loaded.build_network(), device, precision)
+
+    def open_network(
+        self, network: nn.Module, device: str, precision: str, images: Callable[[], Iterable[Tensor]]
+    ) -> Runtime:
+        return TorchRuntime(network, device, precision)
 
 
 class TorchRuntime(Runtime):
@@ -30,10 +52,14 @@ class TorchRuntime(Runtime):
     name = "torch"
 
     def __init__(self, network: nn.Module, device: str = "auto", precision: str = "auto", fold: bool = True) -> None:
+        import torch
+
+        from drive_seg.networks.fold import fold as fold_network
+
         self.device = choose_device(device)
         self.tensor_device = indexed(self.device)
         self.precision = choose_precision(precision, self.device)
-        self.dtype = PRECISIONS[self.precision]
+        self.dtype = getattr(torch, PRECISIONS[self.precision])
         self.capturable = self.device != "cpu"
         if self.capturable and self.precision == "fp32":
             # of the whole process: torch knows no other. Its own default rounds the factors of convolutions to 10 bits
@@ -51,6 +77,8 @@ def choose_device(wish: str) -> str:
     Raises:
         ValueError: if the wish is no device, or that device is not there.
     """
+    import torch
+
     if wish == "auto":
         return "cuda" if torch.cuda.is_available() and not trial("cuda") else "cpu"
     kind, number = parse_device(wish)
@@ -66,6 +94,9 @@ def trial(device: str) -> str:
 
     A GPU may be visible for which this PyTorch has no kernels, or without memory left.
     """
+    import torch
+    import torch.nn.functional as F
+
     try:
         with torch.inference_mode():
             image = torch.zeros(1, 32, 720, 1280, dtype=torch.float16, device=device)
@@ -77,6 +108,8 @@ def trial(device: str) -> str:
 
 def indexed(device: str) -> str:
     """The device with its number: a later ``torch.cuda.set_device`` must not change what "cuda" means."""
+    import torch
+
     return f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
 
 

@@ -18,6 +18,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from drive_seg.images.encodings import SAMPLE_BITS
+from drive_seg.inference.runtimes import registry
 from drive_seg.node.parameters.planning import (
     PLANNING_SPECS,
     CameraPlanning,
@@ -139,17 +140,15 @@ NODE_SPECS: Mapping[str, Spec] = {
     "autostart": Spec(True, "configure and activate at start, without waiting for a lifecycle manager", Change.NEVER),
     "precision": Spec(
         "auto",
-        "arithmetic of the network: auto (fp16 on CUDA, fp32 on the CPU), fp32, fp16, bf16, or int8 with the runtime "
-        "native",
+        f"arithmetic of the network: {registry.precision_help()}",
         Change.RELOADS,
-        check=one_of("auto", "fp32", "fp16", "bf16", "int8"),
+        check=one_of(*registry.precisions()),
     ),
     "runtime": Spec(
         "auto",
-        "what runs the network: auto (the fastest that is installed and prepared), torch, native, inductor, "
-        "onnxruntime or openvino; for an ONNX file on a GPU also tensorrt",
+        f"what runs the network: {registry.runtime_help()}",
         Change.RELOADS,
-        check=one_of("auto", "torch", "native", "inductor", "onnxruntime", "openvino", "tensorrt"),
+        check=one_of(*registry.names()),
     ),
     "prepare": Spec(
         "auto",

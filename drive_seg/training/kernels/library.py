@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from drive_seg.inference.runtimes import inductor
-from drive_seg.inference.runtimes.native import library as native
+from drive_seg.inference.runtimes import host
 from drive_seg.inference.runtimes.native.runtime import compile_other
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "depthwise.cpp"))
@@ -41,7 +40,7 @@ def ready() -> bool:
 
     Where the compiler refuses, a warning says why.
     """
-    if "bf16" not in inductor.precisions() or not native.can_compile():
+    if not host.multiplies_bf16() or not host.can_compile():
         return False
     try:
         kernels()

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from drive_seg import checkpoint
-from drive_seg.inference.runtimes import cache, choice, inductor, prepared
-from drive_seg.inference.runtimes.conversion import ConversionError
-from drive_seg.inference.runtimes.native import runtime as native
+from drive_seg.inference.runtimes import cache, host, inductor, registry
+from drive_seg.inference.runtimes.conversion import ConversionError, convertible
+from drive_seg.inference.runtimes.native import Native
 from drive_seg.networks.fold import fold
 from drive_seg.segmenter import Segmenter
 from drive_seg.synth import SynthDrive
@@ -21,7 +21,7 @@ from drive_seg.synth import SynthDrive
 MODEL = "dsnet_camvid11"
 PRECISIONS = inductor.precisions()
 
-needs_compiler = pytest.mark.skipif(not inductor.can_compile(), reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(not host.can_compile(), reason="there is no C++ compiler")
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 
@@ -38,12 +38,16 @@ def packages():
 
     def package(precision):
         if precision not in made:
-            network = prepared.convertible(loaded)
+            network = convertible(loaded)
             made[precision] = inductor.compile_network(network, loaded.contract.input.size, precision)
-        cache.write(f"inductor-{precision}-cpu", loaded.sha256, loaded.contract.input.size, made[precision])
+        cache.write(form(precision), loaded.sha256, loaded.contract.input.size, made[precision])
         return loaded
 
     return package
+
+
+def form(precision):
+    return registry.get("inductor").form(precision)
 
 
 def street(number=20):
@@ -82,13 +86,13 @@ def test_synthetic_frames_are_labelled_as_pytorch_does(packages, precision):
 @needs_compiler
 def test_auto_takes_it_first_and_never_half_precision_by_itself(packages):
     loaded, size = packages("fp32"), (360, 480)
-    cache.write("onnxruntime", loaded.sha256, size, b"not opened") if choice.find_spec("onnxruntime") else None
+    cache.write(registry.get("onnxruntime").form(), loaded.sha256, size, b"not opened")
     assert Segmenter.load(MODEL, "cpu").runtime == "inductor"
     assert Segmenter.load(MODEL, "cpu", runtime="torch").runtime == "torch"
     (cache.root() / loaded.sha256 / "inductor-fp32-cpu-360x480.graph").rename(
         cache.root() / loaded.sha256 / "inductor-bf16-cpu-360x480.graph"
     )
-    assert cache.prepared_sizes("inductor-bf16-cpu", loaded.sha256) == [], "its key says fp32"
+    assert cache.prepared_sizes(form("bf16"), loaded.sha256) == [], "its key says fp32"
 
 
 @needs_compiler
@@ -127,25 +131,25 @@ def test_what_is_no_package_is_a_sentence():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_code_comes_back_for_its_key_alone(monkeypatch, precision):
-    form, size = f"inductor-{precision}-cpu", (8, 16)
-    file = cache.write(form, "ab", size, b"code")
-    assert cache.read(form, "ab", size) == b"code" and cache.prepared_sizes(form, "ab") == [size]
+    kept, size = form(precision), (8, 16)
+    file = cache.write(kept, "ab", size, b"code")
+    assert cache.read(kept, "ab", size) == b"code" and cache.prepared_sizes(kept, "ab") == [size]
     key = json.loads(file.read_bytes().split(b"\n")[0])
     assert {"checkpoint", "size", "precision", "torch", "torch_build", "processor", "processor_flags"} < set(key)
     for name, value in key.items():
         other = {**key, name: [9, 9] if name == "size" else f"{value}x"}
         file.write_bytes(cache.canonical_json(other).encode() + b"\ncode")
-        assert cache.read(form, "ab", size) is None, name
-        assert name == "graph" or cache.prepared_sizes(form, "ab") == []
+        assert cache.read(kept, "ab", size) is None, name
+        assert name == "graph" or cache.prepared_sizes(kept, "ab") == []
 
 
 def test_code_of_another_key_is_never_opened(monkeypatch, tmp_path):
     loaded = checkpoint.load(checkpoint.find_model(MODEL))
-    cache.write("inductor-fp32-cpu", loaded.sha256, (360, 480), b"code")
-    monkeypatch.setattr(inductor, "_processor", lambda: {"model name": "another", "flags": "sse2"})
+    cache.write(form("fp32"), loaded.sha256, (360, 480), b"code")
+    monkeypatch.setattr(host, "_processor", lambda: {"model name": "another", "flags": "sse2"})
     monkeypatch.setattr(inductor, "open_compiled", lambda *_: pytest.fail("it was opened"))
     assert Segmenter.load(MODEL, "cpu").runtime == "torch"
-    assert inductor.precisions() == ("fp32",) or inductor.platform.machine() not in ("x86_64", "AMD64")
+    assert inductor.precisions() == ("fp32",) or host.platform.machine() not in ("x86_64", "AMD64")
 
 
 def test_a_gpus_key_names_gpu_driver_and_cuda(monkeypatch):
@@ -165,15 +169,15 @@ def test_a_missing_compiler_is_a_sentence(monkeypatch):
         inductor.compile_network(fold(torch.nn.Conv2d(3, 2, 1)), (8, 8))
     told = []
     assert Segmenter.load(MODEL, "cpu", tell=told.append).runtime == "torch"
-    assert not any("--to inductor" in sentence for sentence in told)
+    assert not any("--runtime inductor" in sentence for sentence in told)
 
 
 def test_auto_says_how_to_prepare_it(monkeypatch):
-    monkeypatch.setattr(inductor, "can_compile", lambda: True)
-    monkeypatch.setattr(native, "runs", lambda loaded, precision="fp32": False)
+    monkeypatch.setattr(host, "can_compile", lambda: True)
+    monkeypatch.setattr(Native, "executes", lambda self, loaded, precision: False)
     told = []
     assert Segmenter.load(MODEL, "cpu", tell=told.append).runtime == "torch"
-    assert len(told) == 1 and told[0].endswith(f"{MODEL}.safetensors --prepare --to inductor --size 480x360")
+    assert len(told) == 1 and told[0].endswith(f"{MODEL}.safetensors --runtime inductor --size 480x360")
 
 
 @pytest.mark.parametrize(

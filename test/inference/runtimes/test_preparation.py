@@ -75,7 +75,7 @@ def test_it_may_be_forbidden(model, quick_compiler, monkeypatch, how):
     assert segmenter.runtime == "torch" and segmenter.unprepared is None
     assert told == [
         "runtime auto takes torch: native is faster, but not prepared for this model: "
-        f"drive-seg export --model {model} --prepare --to native"
+        f"drive-seg prepare --model {model} --runtime native"
     ]
     assert not native.library_file().exists()
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_prepared_costs_a_sentence_and_is_not_tried_again(model, 
     assert told[1] == f"no faster runtime could be prepared for m.safetensors: {reason}"
     segmenter, told = load(model)
     assert segmenter.runtime == "torch"
-    command = f"drive-seg export --model {model} --prepare --to native"
+    command = f"drive-seg prepare --model {model} --runtime native"
     assert told == [f"runtime auto takes torch: native is faster, but could not be prepared ({reason}): {command}"]
     assert tries.read_text() == "x\n"
 

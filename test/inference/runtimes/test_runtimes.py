@@ -10,7 +10,8 @@ import torch
 
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
-from drive_seg.inference.runtimes import cache, inductor, prepared, sessions
+from drive_seg.inference.runtimes import cache, conversion, entry, host, registry
+from drive_seg.inference.runtimes.openvino_runtime import OpenVino, OpenvinoModel
 from drive_seg.inference.runtimes.pytorch import trial
 from drive_seg.labels import CAMVID11
 from drive_seg.segmenter import Segmenter
@@ -40,7 +41,7 @@ def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "m.safetensors"
     checkpoint.save(path, networks.build("dsnet", 11), Contract("dsnet", {}, CAMVID11, InputSpec(SMALL)))
     loaded = checkpoint.load(path)
-    return loaded, prepared.to_onnx(prepared.convertible(loaded), SMALL)
+    return loaded, conversion.to_onnx(conversion.convertible(loaded), SMALL)
 
 
 @pytest.fixture
@@ -49,8 +50,12 @@ def ready(small):
     need(*RUNTIMES)
     loaded, graph = small
     for runtime in RUNTIMES:
-        cache.write(runtime, loaded.sha256, SMALL, graph)
+        cache.write(form(runtime), loaded.sha256, SMALL, graph)
     return loaded.path
+
+
+def form(runtime="onnxruntime"):
+    return registry.get(runtime).form()
 
 
 def picture(height, width, seed=0):
@@ -65,9 +70,9 @@ def test_openvino_leaves_logits_as_its_convolution_writes_them(small):
     pytest.importorskip("openvino")
     _, graph = small
     image = torch.from_numpy(picture(*SMALL)).permute(2, 0, 1)[None].float() / 255
-    core = sessions.openvino_core()
+    core = OpenVino.core()
     plain = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    logits = sessions.open_session("openvino", graph)(image)
+    logits = registry.get("openvino").load(graph)(image)
     assert logits.shape == (1, 11, *SMALL) and logits.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(logits.numpy(), plain([image.contiguous().numpy()])[0])
 
@@ -78,8 +83,8 @@ def test_signals_are_handled_after_the_last_model_of_openvino_is_gone(small, tmp
     (tmp_path / "graph.onnx").write_bytes(small[1])
     program = (
         "import os, pathlib, signal, sys, threading\n"
-        "from drive_seg.inference.runtimes.sessions import open_session\n"
-        "models = [open_session('openvino', pathlib.Path(sys.argv[1]).read_bytes()) for _ in range(2)]\n"
+        "from drive_seg.inference.runtimes.openvino_runtime import OpenVino\n"
+        "models = [OpenVino().load(pathlib.Path(sys.argv[1]).read_bytes()) for _ in range(2)]\n"
         "thread = threading.Thread(target=models.clear)\n"
         "thread.start()\n"
         "thread.join()\n"
@@ -102,7 +107,7 @@ def test_openvino_gives_every_output_in_its_declared_shape():
     biased = ops.add(conv, bias[None, :, None, None])
     model = openvino.Model([biased, ops.abs(given), ops.reduce_max(given, [1])], [given], "three")
     wanted = np.einsum("oc,bchw->bohw", weight, image) + bias[:, None, None]
-    answers = sessions.OpenvinoModel(openvino, model, "fp32", 1)({0: image})
+    answers = OpenvinoModel(openvino, model, "fp32", 1)({0: image})
     for answer, reference in zip(answers, (wanted, np.abs(image), image.max(1)), strict=True):
         np.testing.assert_allclose(answer, reference, atol=1e-5)
     assert list(model.outputs[0].get_partial_shape()) == [1, 2, 4, 5], "the model is left as it is"
@@ -120,7 +125,7 @@ def graphs():
     def graph(name):
         if name not in made:
             loaded = checkpoint.load(checkpoint.find_model(name))
-            made[name] = loaded, prepared.to_onnx(prepared.convertible(loaded), loaded.contract.input.size)
+            made[name] = loaded, conversion.to_onnx(conversion.convertible(loaded), loaded.contract.input.size)
         return made[name]
 
     return graph
@@ -130,8 +135,8 @@ def shares(graphs, name, runtime, precision, images):
     """Share of equal pixels with PyTorch in fp32, over all images."""
     need(runtime)
     loaded, graph = graphs(name)
-    cache.write(runtime, loaded.sha256, loaded.contract.input.size, graph)
-    if precision not in sessions.precisions(runtime):
+    cache.write(form(runtime), loaded.sha256, loaded.contract.input.size, graph)
+    if precision not in registry.get(runtime).precisions():
         pytest.skip(f"this processor has no {precision}")
     exact = Segmenter.load(name, "cpu", "fp32", runtime="torch")
     told = []
@@ -173,15 +178,15 @@ def test_real_frames_are_labelled_as_pytorch_does(graphs, shared_data, runtime, 
 
 def test_auto_takes_pytorch_until_something_is_prepared_and_says_how(small, monkeypatch):
     need("openvino")
-    monkeypatch.setattr(inductor, "can_compile", lambda: False)
+    monkeypatch.setattr(host, "can_compile", lambda: False)
     loaded, graph = small
     told = []
     assert Segmenter.load(loaded.path, "cpu", tell=told.append).runtime == "torch"
-    command = f"drive-seg export --model {loaded.path} --prepare --to openvino --size 96x64"
+    command = f"drive-seg prepare --model {loaded.path} --runtime openvino --size 96x64"
     assert len(told) == 1 and told[0].endswith(f"not prepared for this model: {command}")
-    cache.write("onnxruntime", loaded.sha256, SMALL, graph)
+    cache.write(form("onnxruntime"), loaded.sha256, SMALL, graph)
     assert Segmenter.load(loaded.path, "cpu").runtime == "onnxruntime"
-    cache.write("openvino", loaded.sha256, SMALL, graph)
+    cache.write(form("openvino"), loaded.sha256, SMALL, graph)
     assert Segmenter.load(loaded.path, "cpu").runtime == "openvino"
     assert Segmenter.load(loaded.path, "cpu", "fp16").runtime == "torch", "the others do not have it"
     assert Segmenter.load(loaded.path, "cpu", runtime="torch").runtime == "torch"
@@ -191,7 +196,7 @@ def test_a_runtime_asked_for_by_name_is_prepared_once(small, monkeypatch):
     need("onnxruntime")
     loaded, graph = small
     made = []
-    monkeypatch.setattr(prepared, "to_onnx", lambda network, size: made.append(size) or graph)
+    monkeypatch.setattr(conversion, "to_onnx", lambda network, size: made.append(size) or graph)
     told = []
     for _ in range(2):
         segmenter = Segmenter.load(loaded.path, runtime="onnxruntime", tell=told.append)
@@ -199,6 +204,17 @@ def test_a_runtime_asked_for_by_name_is_prepared_once(small, monkeypatch):
     assert made == [SMALL]
     assert told == ["preparing m.safetensors for onnxruntime in 96x64, once on this machine"]
     assert (cache.root().stat().st_mode & 0o777, cache.root().stat().st_nlink) == (0o700, 3)
+
+
+def test_a_gpu_that_cannot_run_a_layer_is_left_alone(monkeypatch):
+    """Here torch has no CUDA at all; elsewhere it has no kernels for the card, or no memory is left there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    trial.cache_clear()
+    told = []
+    segmenter = Segmenter.load("dsnet_camvid11", runtime="torch", tell=told.append)
+    trial.cache_clear()
+    assert (segmenter.device, segmenter.describe_graphs()) == ("cpu", "n/a")
+    assert told[0].startswith("device auto takes the cpu, as the GPU cannot run a layer: ")
 
 
 @each_runtime
@@ -276,11 +292,11 @@ def test_a_graph_that_labels_otherwise_is_not_kept(small, monkeypatch):
     loaded, _ = small
     other = networks.build("dsnet", 11, unpool="one_hot").eval()
     torch.nn.init.normal_(list(other.parameters())[0])
-    wrong = prepared.to_onnx(other, SMALL)
-    monkeypatch.setattr(prepared, "to_onnx", lambda network, size: wrong)
+    wrong = conversion.to_onnx(other, SMALL)
+    monkeypatch.setattr(conversion, "to_onnx", lambda network, size: wrong)
     with pytest.raises(ValueError, match=r"m.safetensors by onnxruntime labels \d+\.\d+ % of the pixels as PyTorch"):
         Segmenter.load(loaded.path, runtime="onnxruntime")
-    assert cache.prepared_sizes("onnxruntime", loaded.sha256) == []
+    assert cache.prepared_sizes(form("onnxruntime"), loaded.sha256) == []
 
 
 # The cache
@@ -288,40 +304,40 @@ def test_a_graph_that_labels_otherwise_is_not_kept(small, monkeypatch):
 
 def test_a_graph_comes_back_for_its_key_alone(monkeypatch):
     need("onnxruntime")
-    cache.write("onnxruntime", "ab", (8, 16), b"graph\nof two lines")
-    assert cache.prepared_sizes("onnxruntime", "ab") == [(8, 16)]
-    assert cache.read("onnxruntime", "ab", (8, 16)) == b"graph\nof two lines"
-    assert cache.read("onnxruntime", "ab", (16, 8)) is cache.read("onnxruntime", "ac", (8, 16)) is None
+    cache.write(form(), "ab", (8, 16), b"graph\nof two lines")
+    assert cache.prepared_sizes(form(), "ab") == [(8, 16)]
+    assert cache.read(form(), "ab", (8, 16)) == b"graph\nof two lines"
+    assert cache.read(form(), "ab", (16, 8)) is cache.read(form(), "ac", (8, 16)) is None
     for what, value in ((torch, "__version__"), (cache.drive_seg, "__version__")):
         with monkeypatch.context() as other:
             other.setattr(what, value, "0.0")
-            assert cache.prepared_sizes("onnxruntime", "ab") == []
-            assert cache.read("onnxruntime", "ab", (8, 16)) is None
-    monkeypatch.setattr(cache, "version", lambda name: "0.0")
-    assert cache.read("onnxruntime", "ab", (8, 16)) is None
-    cache.write("onnxruntime", "ab", (8, 16), b"newer")
-    assert cache.read("onnxruntime", "ab", (8, 16)) == b"newer"
+            assert cache.prepared_sizes(form(), "ab") == []
+            assert cache.read(form(), "ab", (8, 16)) is None
+    monkeypatch.setattr(entry, "version", lambda name: "0.0")
+    assert cache.read(form(), "ab", (8, 16)) is None
+    cache.write(form(), "ab", (8, 16), b"newer")
+    assert cache.read(form(), "ab", (8, 16)) == b"newer"
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"", lambda data: b"[1]\n" + data])
 def test_a_damaged_graph_is_none(damage):
     need("onnxruntime")
-    file = cache.write("onnxruntime", "ab", (8, 16), b"graph")
+    file = cache.write(form(), "ab", (8, 16), b"graph")
     file.write_bytes(damage(file.read_bytes()))
-    assert cache.read("onnxruntime", "ab", (8, 16)) is None
+    assert cache.read(form(), "ab", (8, 16)) is None
 
 
 def test_a_cache_that_others_can_write_is_not_used(small):
     need("openvino")
     loaded, graph = small
-    cache.write("openvino", loaded.sha256, SMALL, graph)
+    cache.write(form("openvino"), loaded.sha256, SMALL, graph)
     cache.root().chmod(0o777)
     told = []
     assert Segmenter.load(loaded.path, "cpu", tell=told.append).runtime == "torch"
     assert any("runtime auto does not take openvino" in t and "is not used as a cache" in t for t in told)
     for use in (cache.read, cache.prepared_sizes):
         with pytest.raises(ValueError, match="must be a folder that only its owner"):
-            use(*("openvino", loaded.sha256, SMALL)[: 3 if use is cache.read else 2])
+            use(*(form("openvino"), loaded.sha256, SMALL)[: 3 if use is cache.read else 2])
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
@@ -329,16 +345,4 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ValueError, match=r"the cache .* cannot be written .*set XDG_CACHE_HOME"):
-        cache.write("onnxruntime", "ab", (8, 16), b"graph")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a torch whose CUDA is of no use")
-def test_a_gpu_that_cannot_run_a_layer_is_left_alone(monkeypatch):
-    """Here torch has no CUDA at all; elsewhere it has no kernels for the card, or no memory is left there."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    trial.cache_clear()
-    told = []
-    segmenter = Segmenter.load("dsnet_camvid11", runtime="torch", tell=told.append)
-    trial.cache_clear()
-    assert (segmenter.device, segmenter.describe_graphs()) == ("cpu", "n/a")
-    assert told[0].startswith("device auto takes the cpu, as the GPU cannot run a layer: ")
+        cache.write(form(), "ab", (8, 16), b"graph")

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from drive_seg.checkpoint import CheckpointError, Contract, canonical_json
+from drive_seg.checkpoint import CheckpointError, Contract
+from drive_seg.files import canonical_json
 from drive_seg.inference.runtimes.files.contract import contract_path, is_contract, model_path, read_contract
 
 __all__ = ["ModelFile", "OnnxFile", "contract_path", "is_contract", "read", "read_contract", "read_model"]

@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from drive_seg.inference.runtimes import Size
 
-TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
-"""Of an image, as onnxruntime calls them."""
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+"""Of an image, as onnxruntime calls them, and as PyTorch does."""
+
+
+class FileError(ValueError):
+    """A runtime that is missing, or cannot run a file; the message is one sentence that says why."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,9 @@ class ImageInput:
 
     @property
     def dtype(self) -> torch.dtype:
-        return TYPES[self.port.type]
+        import torch
+
+        return getattr(torch, TYPES[self.port.type])
 
     def size(self, wanted: Size) -> Size:
         """The size with the fixed sides for those of a wanted (height, width)."""
@@ -108,6 +116,8 @@ def image_input(ports: Sequence[Port]) -> ImageInput:
 
 def random_batch(entry: ImageInput, count: int = 1, size: Size = (256, 512)) -> Tensor:
     """Something of an image's form, the same each time: [count, 3, h, w], in a size where the file fixes none."""
+    import torch
+
     generator = torch.Generator().manual_seed(0)
     shape = (count, 3, *entry.size(size))
     if entry.dtype == torch.uint8:

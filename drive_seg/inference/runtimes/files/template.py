@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import numpy as np
 import torch
 
 from drive_seg.checkpoint import CheckpointError, InputSpec
-from drive_seg.inference.runtimes import onnx_runtime, openvino_runtime
+from drive_seg.inference.runtimes import registry
 from drive_seg.inference.runtimes.files import trial
 from drive_seg.inference.runtimes.files.contract import OPTIONAL
-from drive_seg.inference.runtimes.files.onnx_file import ModelFile, is_onnx
+from drive_seg.inference.runtimes.files.network import trial_image
+from drive_seg.inference.runtimes.files.onnx_file import ModelFile
 from drive_seg.inference.runtimes.files.outputs import kind_of
 from drive_seg.inference.runtimes.files.ports import FileSession, ImageInput, Port, image_input
 from drive_seg.labels import label_map_names
 
 SIZE = (256, 512)
 """Of the trial image where the file takes any."""
-OPENERS = {"onnxruntime": onnx_runtime.open_file, "openvino": openvino_runtime.open_file}
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,16 @@ def look(file: ModelFile) -> Seen:
     Raises:
         CheckpointError: if no runtime that is installed runs it, or it takes no image.
     """
-    names = [name for name in OPENERS if find_spec(name) and (is_onnx(file.path) or name == "openvino")]
+    able = registry.for_file(file.path, "cpu")
+    names = [entry.name for entry in able if entry.is_installed]
     if not names:
-        raise CheckpointError(f"{file.path}: neither onnxruntime nor openvino is installed to run it")
+        listed = " or ".join(entry.package for entry in able)
+        raise CheckpointError(f"{file.path}: {listed} is needed to run it, and not installed")
     found = trial.outcomes(file, names)
     able = [outcome.runtime for outcome in found if not outcome.fault]
     if not able:
         raise CheckpointError(found[0].fault)
-    session = OPENERS[able[0]](file)
+    session = registry.get(able[0]).open_file(file, "cpu", "auto", 0)
     try:
         entry = image_input(session.inputs)
     except ValueError as error:
@@ -64,7 +65,7 @@ def look(file: ModelFile) -> Seen:
 
 def _run(session: FileSession, entry: ImageInput) -> list[np.ndarray]:
     """The outputs for a trial image, normalised as most networks want it."""
-    image = onnx_runtime.trial_image(entry.size(SIZE))
+    image = trial_image(entry.size(SIZE))
     batch = InputSpec(entry.size(SIZE)).normalise(image, entry.dtype)
     return session.run([port.name for port in session.outputs], entry.feed(batch))
 

@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,10 +24,12 @@ import numpy as np
 import torch
 
 import drive_seg
-from drive_seg.checkpoint import CheckpointError, canonical_json
-from drive_seg.files import write_atomically
-from drive_seg.inference.runtimes import cache, inductor
+from drive_seg.checkpoint import CheckpointError
+from drive_seg.files import canonical_json, write_atomically
+from drive_seg.inference.runtimes import cache, host, registry
+from drive_seg.inference.runtimes.files import onnx_file
 from drive_seg.inference.runtimes.files.onnx_file import ModelFile, OnnxFile
+from drive_seg.inference.runtimes.files.ports import image_input, random_batch
 
 FASTER = 0.9
 """Another runtime than the first is taken from so much of the first's time on."""
@@ -101,10 +102,10 @@ def outcomes(file: ModelFile, runtimes: Sequence[str], precision: str = "auto", 
 def _place(file: ModelFile, runtimes: Sequence[str], precision: str, threads: int) -> Path | None:
     """The file of the outcomes in the cache; None where there can be none."""
     key = {
-        "runtimes": {name: _version(name) for name in runtimes},
+        "runtimes": {name: registry.get(name).versions() for name in runtimes},
         "drive_seg": drive_seg.__version__,
         "wish": [precision, threads, torch.get_num_threads(), os.cpu_count()],
-        **inductor.processor_key(),
+        **host.processor_key(),
     }
     sha256 = file.sha256 if isinstance(file, OnnxFile) else hashlib.sha256(file.digests()).hexdigest()
     try:
@@ -113,13 +114,6 @@ def _place(file: ModelFile, runtimes: Sequence[str], precision: str, threads: in
     except ValueError:
         return None
     return folder / f"trial-{hashlib.sha256(canonical_json(key).encode()).hexdigest()[:16]}.json"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # of a build by another name, as onnxruntime-gpu
-        return ""
 
 
 def _read(place: Path | None) -> list[Outcome] | None:
@@ -212,19 +206,14 @@ def main() -> None:
 def _frame_of(work: dict[str, Any], name: str) -> Any:
     """Something that labels a trial image in a runtime, or where there is no contract just runs the network."""
     from drive_seg.inference.path import FramePath
-    from drive_seg.inference.runtimes import openvino_runtime
-    from drive_seg.inference.runtimes.choice import FOR_FILES
-    from drive_seg.inference.runtimes.files import onnx_file
-    from drive_seg.inference.runtimes.files.ports import image_input, random_batch
-    from drive_seg.inference.runtimes.onnx_runtime import open_file, trial_image
+    from drive_seg.inference.runtimes.files.network import FileRuntime, trial_image
 
+    entry, how = registry.get(name), (work["precision"], work["threads"])
     if not work["given"]:
-        opener = openvino_runtime.open_file if name == "openvino" else open_file
-        session = opener(onnx_file.read_model(work["file"]), work["precision"], work["threads"])
+        session = entry.open_file(onnx_file.read_model(work["file"]), "cpu", *how)
         feed = image_input(session.inputs).feed(random_batch(image_input(session.inputs)))
         return lambda: session.run([session.outputs[0].name], feed)[0].copy()
     file = onnx_file.read(work["given"])
-    runtime = FOR_FILES[name](file, "cpu", work["precision"], work["threads"])
-    path, size = FramePath(runtime, file.contract.input), file.contract.input.size
+    path, size = FramePath(FileRuntime(entry, file, "cpu", *how), file.contract.input), file.contract.input.size
     image = trial_image(size).permute(0, 2, 3, 1).contiguous()
     return torch.inference_mode()(lambda: path([image], size, False)[0].numpy())

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import platform
-import shutil
 import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
 
+from drive_seg.inference.runtimes import host
 from drive_seg.inference.runtimes.native.steps import Step
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
@@ -21,16 +20,6 @@ TIMEOUT_S = 600
 
 class CompilationError(ValueError):
     """The kernels cannot be had here; the message is one sentence that says why."""
-
-
-def compiler() -> list[str]:
-    """The C++ compiler with its arguments: $CXX, or g++."""
-    return os.environ.get("CXX", "").split() or ["g++"]
-
-
-def can_compile() -> bool:
-    """Whether the C++ compiler is there."""
-    return shutil.which(compiler()[0]) is not None
 
 
 def flags() -> tuple[str, ...]:
@@ -60,21 +49,18 @@ def compile_library(source: Path | None = None) -> bytes:
     Raises:
         CompilationError: if there is no C++ compiler, or it refuses.
     """
-    if not can_compile():
-        raise CompilationError(
-            f"the kernels need a C++ compiler, and '{compiler()[0]}' is not found: install g++ (Debian, Ubuntu: "
-            "apt install g++), or name another one in the environment variable CXX"
-        )
+    if not host.can_compile():
+        raise CompilationError(host.missing_compiler("the kernels need"))
     with tempfile.TemporaryDirectory(prefix="drive_seg_") as folder:
         made = Path(folder) / "kernels.so"
-        command = [*compiler(), *flags(), str(source or SOURCE), "-o", str(made)]
+        command = [*host.compiler(), *flags(), str(source or SOURCE), "-o", str(made)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CompilationError(f"the kernels cannot be compiled: {error}") from error
         if done.returncode:
             said = " ".join(done.stderr.split())[-400:] or f"it ends with {done.returncode}"
-            raise CompilationError(f"the kernels cannot be compiled by {compiler()[0]}: {said}")
+            raise CompilationError(f"the kernels cannot be compiled by {host.compiler()[0]}: {said}")
         return made.read_bytes()
 
 

@@ -13,18 +13,19 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
 import drive_seg
-from drive_seg.checkpoint import Checkpoint, canonical_json
-from drive_seg.files import write_atomically
-from drive_seg.inference.runtimes import Runtime, Size, cache, inductor
-from drive_seg.inference.runtimes.conversion import ConversionError, check, synthetic_inputs
+from drive_seg.checkpoint import Checkpoint
+from drive_seg.files import canonical_json, write_atomically
+from drive_seg.inference.runtimes import Runtime, Size, cache, host
+from drive_seg.inference.runtimes.conversion import ConversionError, check
 from drive_seg.inference.runtimes.native import library as kernels
 from drive_seg.inference.runtimes.native.calibration import calibrate
 from drive_seg.inference.runtimes.native.library import Library
@@ -35,8 +36,6 @@ from drive_seg.networks.encoders import LITE
 from drive_seg.networks.fold import Folded, fold
 
 NAME = "native"
-NETWORKS = ("dsnet", "swiftnet")
-"""Of the catalog, those that the kernels are for, if not with every option: see :func:`runs`."""
 TYPES = {"fp32": Type.FLOAT, "bf16": Type.BFLOAT, "int8": Type.BYTE}
 _HASH_BYTES = 32
 SIZES_KEPT = 8
@@ -103,15 +102,7 @@ class NativeRuntime(Runtime):
         return program
 
 
-def precisions() -> tuple[str, ...]:
-    """What the kernels compute in on this processor."""
-    if not inductor.processor_can("avx512f"):
-        return ("fp32",)
-    able = {"bf16": "avx512_bf16", "int8": "avx512_vnni"}
-    return ("fp32", *(name for name, flag in able.items() if inductor.processor_can(flag)))
-
-
-def runs(loaded: Checkpoint, precision: str = "fp32") -> bool:
+def executes(loaded: Checkpoint, precision: str = "fp32") -> bool:
     """Whether the kernels are for a checkpoint's network in a precision, see :func:`check_supported`.
 
     This is known from its options, without building it.
@@ -138,43 +129,40 @@ def is_prepared(loaded: Checkpoint, precision: str) -> bool:
     return _is_whole(library_file()) and (precision != "int8" or read_factors(loaded) is not None)
 
 
-def prepare(loaded: Checkpoint, precision: str = "fp32", images: Sequence[Tensor] = ()) -> tuple[Path, float]:
+def prepare(loaded: Checkpoint, precision: str, images: Sequence[Tensor]) -> tuple[Path, float]:
     """Compile the kernels if they are not there, and check that they label as PyTorch does.
 
     Args:
         loaded: a DSNet or SwiftNet.
         precision: "fp32", "bf16" or "int8".
         images: float32 [1, 3, h, w], normalised, to check on; for int8 four or more, three of four of which are
-            calibrated on. Frames of the synthetic drive if there are none.
+            calibrated on.
 
     Returns:
         the kernels' file, and the share of pixels, 0..1, labelled as PyTorch does in fp32.
 
     Raises:
-        ValueError: if the precision cannot be had, the network is another, the kernels cannot be compiled or label
-            otherwise, int8 has no images, or the cache cannot be written.
+        ValueError: if the network is another, the kernels cannot be compiled or label otherwise, int8 has no images,
+            or the cache cannot be written.
     """
-    check_precision(precision)
     network = fold(loaded.build_network())
     check_supported(network, TYPES[precision])
+    if precision == "int8" and len(images) < 4:
+        raise ValueError(f"there are {len(images)} images to calibrate int8 on; it takes 4 or more")
     file, candidate = library_file(), _candidate()
-    library = open_library(candidate or file)
-    spec, factors = loaded.contract.input, None
-    checked: Sequence[Tensor] = list(images) or list(synthetic_inputs(spec, spec.size))
+    library, factors = open_library(candidate or file), None
     if precision == "int8":
-        if len(images) < 4:
-            raise ValueError(f"there are {len(images)} images to calibrate int8 on; it takes 4 or more")
         factors = calibrate(network, [image for i, image in enumerate(images) if i % 4], library)
-        checked = images[::4]
+        images = images[::4]
     runtime = NativeRuntime(network, library, precision, factors)
     try:
-        share = check(f"{loaded.path.name} by {NAME}", network, runtime, checked, precision)
+        share = check(f"{loaded.path.name} by {NAME}", network, runtime, images, precision)
         if candidate is not None:
             candidate.replace(file)
-    except ConversionError as error:
+    except ConversionError:
         if precision == "fp32":  # then it is not the rounding, and they are wrong for every model
             file.unlink(missing_ok=True)
-        raise ValueError(str(error)) from error
+        raise
     finally:
         if candidate is not None:
             candidate.unlink(missing_ok=True)
@@ -183,11 +171,26 @@ def prepare(loaded: Checkpoint, precision: str = "fp32", images: Sequence[Tensor
     return file, share
 
 
-def check_precision(precision: str) -> None:
-    """Refuse what the processor does not compute in: ValueError."""
-    if precision not in precisions():
-        able = " or ".join(precisions())
-        raise ValueError(f"precision '{precision}' cannot be had: {NAME} computes in {able} on this processor")
+def open_network(network: torch.nn.Module, precision: str, images: Callable[[], Iterable[Tensor]]) -> NativeRuntime:
+    """A network by kernels that are compiled for this process, whatever the cache holds.
+
+    Args:
+        images: gives what int8 is calibrated on.
+
+    Raises:
+        ValueError: if they cannot be compiled, or do not run the network in that precision.
+    """
+    folded, library = fold(network), _own_library()
+    factors = calibrate(folded, images(), library) if precision == "int8" else None
+    return NativeRuntime(folded, library, precision, factors)
+
+
+@lru_cache(maxsize=1)
+def _own_library() -> Library:
+    with TemporaryDirectory(prefix="drive_seg_") as folder:
+        path = Path(folder) / "kernels.so"
+        path.write_bytes(kernels.compile_library())
+        return Library(path)
 
 
 def _candidate() -> Path | None:
@@ -254,7 +257,7 @@ def open_library(file: Path) -> Library:
 
 def library_file(source: Path | None = None) -> Path:
     """Where the kernels for this processor lie, or would."""
-    key = canonical_json({**inductor.processor_key(), "source": kernels.source_sha256(source)})
+    key = canonical_json({**host.processor_key(), "source": kernels.source_sha256(source)})
     return cache.root() / NAME / f"{hashlib.sha256(key.encode()).hexdigest()}.so"
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import yaml
 
-from drive_seg import export
 from drive_seg.checkpoint import Checkpoint, CheckpointError, Contract, InputSpec
 from drive_seg.confidence import Confidence, Usual
+from drive_seg.inference import export
 from drive_seg.inference.runtimes.files import onnx_file
 from drive_seg.labels import CAMVID11
 from drive_seg.segmenter import Segmenter

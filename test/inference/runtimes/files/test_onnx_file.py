@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,12 +14,9 @@ import yaml
 
 from drive_seg import checkpoint
 from drive_seg.checkpoint import CheckpointError, InputSpec
-from drive_seg.inference.runtimes import cache
 from drive_seg.inference.runtimes.files import onnx_file, trial
 from drive_seg.inference.runtimes.files.contract import OPTIONAL, REQUIRED
-from drive_seg.inference.runtimes.files.ports import Port, image_input
-from drive_seg.inference.runtimes.onnx_runtime import profiles
-from drive_seg.inference.runtimes.sessions import openvino_core
+from drive_seg.inference.runtimes.openvino_runtime import OpenVino
 from drive_seg.labels import CITYSCAPES19
 from drive_seg.segmenter import NotFiniteError, Segmenter
 from drive_seg.synth import SynthDrive
@@ -688,7 +684,7 @@ def test_the_guide_s_road_network_is_drivable(checkout, tmp_path):
     body += "w = Constant<value_float=20.0>() l = Div(n, w) road = Softmax<axis=1>(l)"
     path = write(tmp_path, body, "float[1,3,512,896] image", "float[1,4,512,896] road")
     network = path.with_suffix(".xml")
-    openvino.save_model(openvino_core().read_model(path), network, compress_to_fp16=False)
+    openvino.save_model(OpenVino.core().read_model(path), network, compress_to_fp16=False)
     contract = (checkout / "docs/own-networks.md").read_text().split("```yaml\nlabel_map")[2].partition("```")[0]
     network.with_suffix(".contract.yaml").write_text(f"label_map{contract}")
     segmenter = Segmenter.load(network)
@@ -852,58 +848,6 @@ def test_devices(tmp_path):
             Segmenter.load(path, device="cuda:0")
 
 
-def test_tensorrt_is_asked_for_with_a_cache_for_its_engines(tmp_path, monkeypatch):
-    """There is none here: a session on the CPU stands for it."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    path, asked, offered = write(tmp_path), [], ["TensorrtExecutionProvider", "CUDAExecutionProvider"]
-
-    class Session(onnxruntime.InferenceSession):
-        def __init__(self, model, options, providers):
-            asked.append(providers)
-            super().__init__(model, options, providers=["CPUExecutionProvider"])
-
-        def get_providers(self):
-            return [provider[0] for provider in asked[-1][:2]]
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*offered, "CPUExecutionProvider"])
-    segmenter = Segmenter.load(path, runtime="tensorrt", precision="fp16", device="cuda:1")
-    assert (segmenter.runtime, segmenter.device, segmenter.precision) == ("tensorrt", "cuda:1", "fp16")
-    (name, options), (next_best, _), last = asked[-1]
-    assert (name, next_best, last) == (*offered, "CPUExecutionProvider")
-    assert options["device_id"] == 1 and options["trt_fp16_enable"] and options["trt_engine_cache_enable"]
-    engines = Path(options["trt_engine_cache_path"])
-    assert engines.is_dir() and engines.parent == cache.root()
-    assert segmenter.sha256 in engines.name and engines.stat().st_mode & 0o077 == 0
-    shapes = [options[f"trt_profile_{name}_shapes"] for name in ("min", "opt", "max")]
-    assert shapes == ["image:1x3x32x48", "image:1x3x64x96", "image:6x3x96x144"]
-
-    exact = Segmenter.load(path, runtime="tensorrt")
-    assert (exact.device, exact.precision) == ("cuda", "fp32") and not asked[-1][0][1]["trt_fp16_enable"]
-    monkeypatch.setattr(onnxruntime, "__version__", "99")
-    Segmenter.load(path, runtime="tensorrt")
-    assert asked[-1][0][1]["trt_engine_cache_path"] != str(engines), "another version builds its own"
-
-    offered.remove("TensorrtExecutionProvider")
-    with pytest.raises(ValueError, match="runtime 'tensorrt' is not there: the installed onnxruntime offers no Tens"):
-        Segmenter.load(path, runtime="tensorrt")
-
-
-@pytest.mark.parametrize(
-    "shape, kind, wanted",
-    [
-        ((1, 3, 64, 96), "tensor(float)", []),
-        ((1, 3, None, None), "tensor(float)", ["1x3x32x48", "1x3x64x96", "1x3x96x144"]),
-        ((None, 3, 64, 96), "tensor(float16)", ["1x3x64x96", "1x3x64x96", "6x3x64x96"]),
-        (("N", "h", "w", 3), "tensor(uint8)", ["1x32x48x3", "1x64x96x3", "6x96x144x3"]),
-    ],
-)
-def test_tensorrt_hears_which_shapes_may_come(shape, kind, wanted):
-    """Left to itself it builds another engine for each, which takes minutes, when the first such frame comes."""
-    found = profiles(image_input([Port("x", shape, kind)]), (64, 96))
-    assert found == {f"trt_profile_{n}_shapes": f"x:{w}" for n, w in zip(("min", "opt", "max"), wanted, strict=False)}
-
-
 @pytest.mark.parametrize("takes", [ANY, "float16[N,3,H,W] image"])
 def test_a_network_reads_and_writes_the_memory_of_its_device(takes, tmp_path, monkeypatch):
     """Bound to the memory of the CPU, which stands for the GPU's: the same values, on no other way."""
@@ -945,13 +889,6 @@ def test_a_contract_elsewhere_names_its_file(tmp_path, monkeypatch):
     own.write_text(f"file: none.onnx\n{yaml.safe_dump(CONTRACT)}")
     with pytest.raises(CheckpointError, match="none.onnx: there is no such file"):
         Segmenter.load(own)
-
-
-def test_tensorrt_is_for_onnx_files_on_a_gpu(tmp_path):
-    with pytest.raises(ValueError, match="runtime 'tensorrt' cannot be had on the cpu"):
-        Segmenter.load(write(tmp_path), runtime="tensorrt", device="cpu")
-    with pytest.raises(ValueError, match="'tensorrt' runs ONNX files and no checkpoints: drive-seg export .*onnx"):
-        Segmenter.load("dsnet_synth19", runtime="tensorrt")
 
 
 # The scale of the input

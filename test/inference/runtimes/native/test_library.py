@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from drive_seg.inference.decision import decide
+from drive_seg.inference.runtimes import host
 from drive_seg.inference.runtimes.native import library as module
 from drive_seg.inference.runtimes.native.library import CompilationError, Library
 from drive_seg.inference.runtimes.native.program import Program
 from drive_seg.inference.runtimes.native.steps import PADDED, Type
 
-needs_compiler = pytest.mark.skipif(not module.can_compile(), reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(not host.can_compile(), reason="there is no C++ compiler")
 X86 = platform.machine() in ("x86_64", "AMD64")
 
 
@@ -68,16 +69,16 @@ def test_processors_without_avx512_get_the_same_logits(make, monkeypatch, tmp_pa
 
 def test_the_compiler_is_that_of_the_environment(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
-    assert module.compiler() == ["g++"]
+    assert host.compiler() == ["g++"]
     monkeypatch.setenv("CXX", "")
-    assert module.compiler() == ["g++"]
+    assert host.compiler() == ["g++"]
     monkeypatch.setenv("CXX", "ccache clang++ -O2")
-    assert module.compiler() == ["ccache", "clang++", "-O2"]
+    assert host.compiler() == ["ccache", "clang++", "-O2"]
 
 
 def test_a_missing_compiler_is_a_sentence(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler -O2")
-    assert not module.can_compile()
+    assert not host.can_compile()
     with pytest.raises(CompilationError, match=r"need a C\+\+ compiler, and 'no-such-compiler' is not found: install"):
         module.compile_library()
 
@@ -90,7 +91,7 @@ def test_a_compiler_that_fails_is_a_sentence(monkeypatch):
 
 @needs_compiler
 def test_what_the_compiler_says_is_in_the_sentence(monkeypatch):
-    monkeypatch.setenv("CXX", " ".join([*module.compiler(), "--no-such-option"]))
+    monkeypatch.setenv("CXX", " ".join([*host.compiler(), "--no-such-option"]))
     with pytest.raises(CompilationError, match="cannot be compiled by .*no-such-option") as caught:
         module.compile_library()
     assert "\n" not in str(caught.value)

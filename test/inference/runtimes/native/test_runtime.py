@@ -10,7 +10,8 @@ import torch
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import Contract, InputSpec
 from drive_seg.inference.decision import decide
-from drive_seg.inference.runtimes import cache, choice, inductor, prepared
+from drive_seg.inference.runtimes import cache, choice, entry, host
+from drive_seg.inference.runtimes.native import Native
 from drive_seg.inference.runtimes.native import library as kernels
 from drive_seg.inference.runtimes.native import runtime as native
 from drive_seg.inference.runtimes.native.calibration import calibrate
@@ -26,7 +27,7 @@ SMALL = (64, 96)
 
 
 def need(precision):
-    if precision not in native.precisions():
+    if precision not in Native().precisions():
         pytest.skip(f"this processor has no {precision}")
 
 
@@ -182,11 +183,18 @@ def test_a_batch_is_labelled_image_by_image(trained, kernels_file):
 # --- Which is taken -----------------------------------------------------------------------------------------------
 
 
+def rule(loaded, precision, told):
+    """The name of what "auto" takes, with nothing that it would take later."""
+    found, later = choice._rule(loaded, "cpu", precision, SMALL, told.append)
+    assert later is None
+    return found.name
+
+
 @pytest.fixture
 def can_compile(monkeypatch):
     """There is a compiler, and no other runtime, whatever is installed here."""
-    monkeypatch.setattr(inductor, "can_compile", lambda: True)
-    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    monkeypatch.setattr(host, "can_compile", lambda: True)
+    monkeypatch.setattr(entry, "find_spec", lambda name: None)
 
 
 @pytest.mark.parametrize(
@@ -194,10 +202,10 @@ def can_compile(monkeypatch):
     [("auto", ""), ("bf16", " --precision bf16"), ("int8", " --precision int8 --calibrate IMAGES")],
 )
 def test_auto_takes_pytorch_until_it_is_prepared_and_says_how(saved, can_compile, monkeypatch, precision, ending):
-    monkeypatch.setattr(native, "precisions", lambda: ("fp32", "bf16", "int8"))
+    monkeypatch.setattr(Native, "precisions", lambda self, device="cpu": ("fp32", "bf16", "int8"))
     loaded, told = saved(), []
-    assert choice._rule(loaded, "cpu", precision, SMALL, told.append) == ("torch", None)
-    command = f"drive-seg export --model {loaded.path} --prepare --to native{ending}"
+    assert rule(loaded, precision, told) == "torch"
+    command = f"drive-seg prepare --model {loaded.path} --runtime native{ending}"
     assert told == [f"runtime auto takes torch: native is faster, but not prepared for this model: {command}"]
 
 
@@ -212,18 +220,18 @@ def test_auto_takes_it_once_the_kernels_are_there(ready, saved):
 
 
 def test_int8_is_not_offered_where_it_cannot_be_had(ready, saved, can_compile, monkeypatch):
-    monkeypatch.setattr(native, "precisions", lambda: ("fp32", "bf16", "int8"))
+    monkeypatch.setattr(Native, "precisions", lambda self, device="cpu": ("fp32", "bf16", "int8"))
     for loaded in (
         saved("swiftnet", width=32, backbone="efficientnet_lite0", feature_balance=["res5"]),
         saved(feature_balance=["stage2"], feature_modulator="conv", skips=True),
     ):
         told = []
-        assert native.runs(loaded) and native.runs(loaded, "bf16") and not native.runs(loaded, "int8")
-        assert choice._rule(loaded, "cpu", "fp32", SMALL, told.append) == ("native", None)
-        assert choice._rule(loaded, "cpu", "int8", SMALL, told.append) == ("torch", None)
+        assert [native.executes(loaded, p) for p in ("fp32", "bf16", "int8")] == [True, True, False]
+        assert rule(loaded, "fp32", told) == "native"
+        assert rule(loaded, "int8", told) == "torch"
         assert "native" not in "".join(told)
         with pytest.raises(ValueError, match="int8 is not available for"):
-            native.prepare(loaded, "int8")
+            Native().prepare(loaded, SMALL, "int8")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +246,7 @@ def test_int8_is_not_offered_where_it_cannot_be_had(ready, saved, can_compile, m
 )
 def test_auto_takes_it_for_no_other_network(ready, saved, can_compile, name, options):
     loaded = saved(name, **options)
-    assert not native.runs(loaded)
+    assert not native.executes(loaded, "fp32")
     other, told = segmenter(loaded.path)
     assert other.runtime == "torch" and not any("native" in sentence for sentence in told)
     with pytest.raises(ValueError, match=r"native kernels run (DSNets of the paper's own|those on an Eff)"):
@@ -289,7 +297,7 @@ def test_int8_is_not_had_before_it_is_calibrated(ready, saved, monkeypatch):
     need("int8")
     loaded = saved()
     assert native.is_prepared(loaded, "fp32") and not native.is_prepared(loaded, "int8")
-    command = f"drive-seg export --model {loaded.path} --prepare --to native --precision int8 --calibrate IMAGES"
+    command = f"drive-seg prepare --model {loaded.path} --runtime native --precision int8 --calibrate IMAGES"
     with pytest.raises(ValueError, match=r"is not calibrated for int8 on this machine: drive-seg") as caught:
         segmenter(loaded.path, runtime="native", precision="int8")
     assert str(caught.value).endswith(command)
@@ -356,7 +364,7 @@ def test_another_source_or_processor_means_another_file(ready, monkeypatch, tmp_
     changed = tmp_path / "kernels.cpp"
     changed.write_bytes(kernels.SOURCE.read_bytes().replace(b"LANES = 16", b"LANES = 32"))
     others = [(kernels, "SOURCE", changed), (kernels, "FLAGS", ("-O2",))]
-    others.append((inductor, "_processor", lambda: {"model name": "another", "flags": "avx2"}))
+    others.append((host, "_processor", lambda: {"model name": "another", "flags": "avx2"}))
     for where, name, value in others:
         with monkeypatch.context() as other:
             other.setattr(where, name, value)
@@ -389,7 +397,7 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(saved, tmp_path, monkeypat
 def test_kernels_that_label_otherwise_are_a_sentence(ready, saved, monkeypatch):
     monkeypatch.setattr(NativeRuntime, "__call__", lambda self, batch: torch.randn(1, 11, *batch.shape[-2:]))
     with pytest.raises(ValueError, match=r"by native labels \d+\.\d+ % of the pixels as PyTorch does, .* is not used$"):
-        native.prepare(saved())
+        Native().prepare(saved(), SMALL)
 
 
 # --- What cannot be had -------------------------------------------------------------------------------------------
@@ -400,7 +408,10 @@ def test_kernels_that_label_otherwise_are_a_sentence(ready, saved, monkeypatch):
     [
         ({"device": "cuda"}, "device 'cuda' cannot be had: native runs checkpoints on the cpu, torch on CUDA"),
         ({"device": "cuda:1"}, "device 'cuda:1' cannot be had: native"),
-        ({"precision": "fp16"}, "precision 'fp16' cannot be had: native computes in fp32.* on this processor"),
+        (
+            {"precision": "fp16"},
+            "precision 'fp16' cannot be had: native computes a checkpoint in fp32.* on this",
+        ),
         ({"threads": -1}, "threads must be 0"),
     ],
 )
@@ -420,11 +431,12 @@ def test_what_cannot_be_had_is_said(ready, saved, wish, reason):
     ],
 )
 def test_the_processor_decides_on_precisions(monkeypatch, flags, able):
-    monkeypatch.setattr(inductor, "_processor", lambda: {"flags": flags})
-    assert native.precisions() == able
-    native.check_precision(able[-1])
-    with pytest.raises(ValueError, match=f"'fp64' cannot be had: native computes in {' or '.join(able)} on this"):
-        native.check_precision("fp64")
+    monkeypatch.setattr(host, "_processor", lambda: {"flags": flags})
+    assert Native().precisions() == able and Native().choose_precision(able[-1]) == able[-1]
+    with pytest.raises(
+        ValueError, match=f"'fp64' cannot be had: native computes a checkpoint in {' or '.join(able)} on"
+    ):
+        Native().choose_precision("fp64")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
@@ -437,11 +449,11 @@ def test_a_compiler_that_does_not_know_the_processor_is_a_sentence(precision):
 def test_preparing_refuses_before_it_compiles(saved, monkeypatch):
     monkeypatch.setattr(kernels, "compile_library", lambda: pytest.fail("it was compiled"))
     with pytest.raises(ValueError, match="the native kernels run DSNets"):
-        native.prepare(saved("enet"))
+        Native().prepare(saved("enet"), SMALL)
     with pytest.raises(ValueError, match="'fp16' cannot be had"):
-        native.prepare(saved(), "fp16")
+        Native().prepare(saved(), SMALL, "fp16")
     with pytest.raises(ValueError, match="device 'cuda"):
-        prepared.prepare("native", saved(), SMALL, device="cuda")
+        Native().prepare(saved(), SMALL, device="cuda")
 
 
 def test_a_users_own_file_is_for_other_runtimes(tmp_path):

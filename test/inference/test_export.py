@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from drive_seg import checkpoint, networks
 from drive_seg.checkpoint import CheckpointError, Contract, InputSpec
 from drive_seg.cli import app
-from drive_seg.export import export
+from drive_seg.inference.export import export
+from drive_seg.inference.runtimes import registry
 from drive_seg.inference.runtimes.conversion import convertible, to_onnx
-from drive_seg.inference.runtimes.sessions import open_session
 from drive_seg.labels import CAMVID11, LabelMap
 from drive_seg.networks.catalog import options
 from drive_seg.segmenter import Segmenter
@@ -70,6 +70,10 @@ def footage(tmp_path_factory):
     return folder
 
 
+def pictures(folder):
+    return [cv2.imread(str(file)) for file in sorted(folder.iterdir())]
+
+
 # One with un-pooling, one of plain convolutions, one on a ResNet: conversion takes long, and that folding changes no
 # network and that each goes to ONNX is tested where the networks are.
 @pytest.mark.parametrize("name", ["dsnet", "erfnet", "ifbfnet"])
@@ -89,15 +93,19 @@ def test_networks_are_converted_with_fbnet_at_all_their_stages(name, tmp_path):
     with torch.inference_mode():
         logits = loaded.build_network()(image)
     for runtime in ("onnxruntime", "openvino"):
-        difference = (open_session(runtime, graph)(image) - logits).abs() / logits.std()
+        difference = (registry.get(runtime).load(graph)(image) - logits).abs() / logits.std()
         # Where two values nearly tie for the maximum, rounding decides where they are un-pooled to.
         assert (difference > 1e-3).float().mean() < 0.05 and difference.mean() < 1e-2, runtime
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_file_labels_as_the_checkpoint_does(small, tmp_path, form):
-    done = export(small, tmp_path / f"m{FORMS[form]}", form)
-    assert (done.size, done.precision, done.seen_in) == (SIZE, "fp32", "synthetic frames") and done.agreement >= 0.999
+    done = export(small, tmp_path / f"m{FORMS[form]}")
+    assert (done.size, done.precision, done.seen_in) == (
+        SIZE,
+        "fp32",
+        "frames of the package",
+    ) and done.agreement >= 0.999
     theirs, ours = Segmenter.load(done.path, "cpu"), Segmenter.load(small.path, "cpu", runtime="torch")
     assert theirs.runtime == {"onnx": "onnxruntime", "openvino": "openvino"}[form]
     assert theirs.label_map.names == ("a", "b", "c") and theirs.contract.input == ours.contract.input
@@ -112,7 +120,7 @@ def test_the_file_labels_as_the_checkpoint_does(small, tmp_path, form):
 
 
 def test_openvino_runs_an_onnx_file_too_when_asked_to(small, tmp_path):
-    done = export(small, tmp_path / "m.onnx", "onnx")
+    done = export(small, tmp_path / "m.onnx")
     image = street(12)
     labels = [Segmenter.load(done.path, runtime=name)(image).label for name in ("onnxruntime", "openvino")]
     assert Segmenter.load(done.path, runtime="openvino").runtime == "openvino"
@@ -123,7 +131,7 @@ def test_openvino_runs_an_onnx_file_too_when_asked_to(small, tmp_path):
 
 def test_bf16_is_noted_in_the_file_and_may_be_overruled(small, tmp_path):
     try:
-        done = export(small, tmp_path / "m.xml", "openvino", "bf16")
+        done = export(small, tmp_path / "m.xml", "bf16")
     except ValueError as error:
         pytest.skip(str(error))
     assert Segmenter.load(done.path).precision == "bf16"
@@ -135,7 +143,7 @@ def test_bf16_is_noted_in_the_file_and_may_be_overruled(small, tmp_path):
 
 def test_int8_is_calibrated_on_footage_and_compared_on_what_it_has_not_seen(small, footage, tmp_path):
     pytest.importorskip("nncf")
-    done = export(small, tmp_path / "m.xml", "openvino", "int8", source=str(footage))
+    done = export(small, tmp_path / "m.xml", "int8", frames=pictures(footage))
     assert (done.frames, done.seen_in) == (2, "frames that it was not calibrated on")
     segmenter = Segmenter.load(done.path)
     assert segmenter.precision == "int8"
@@ -148,25 +156,24 @@ def test_int8_is_calibrated_on_footage_and_compared_on_what_it_has_not_seen(smal
 
 
 def test_another_size_is_that_of_the_file(small, tmp_path):
-    done = export(small, tmp_path / "m.onnx", "onnx", size=(48, 128))
+    done = export(small, tmp_path / "m.onnx", size=(48, 128))
     assert Segmenter.load(done.path).network_size(720, 1280) == (48, 128)
     with pytest.raises(ValueError, match="size 128x50 is not of multiples of 8"):
-        export(small, tmp_path / "n.onnx", "onnx", size=(50, 128))
+        export(small, tmp_path / "n.onnx", size=(50, 128))
 
 
 @pytest.mark.parametrize(
-    ("name", "form", "precision", "reason"),
+    ("name", "precision", "reason"),
     [
-        ("m.xml", "tensorrt", "fp32", "form 'tensorrt' is not one of onnx, openvino"),
-        ("m.onnx", "onnx", "int8", "precision 'int8' cannot be had: onnx is written in fp32"),
-        ("m.onnx", "openvino", "fp32", "a file of the form openvino ends in .xml"),
-        ("nowhere/m.onnx", "onnx", "fp32", "nowhere: there is no such folder"),
-        ("m.xml", "openvino", "int8", "int8 is calibrated on images .* name some"),
+        ("m.engine", "fp32", "m.engine: the file to write ends in .onnx or .xml"),
+        ("m.onnx", "int8", "precision 'int8' is not available: .onnx is written in fp32"),
+        ("nowhere/m.onnx", "fp32", "nowhere: there is no such folder"),
+        ("m.xml", "int8", "int8 is calibrated on images .* name some"),
     ],
 )
-def test_what_will_not_do_is_said_before_anything_is_written(small, tmp_path, name, form, precision, reason):
+def test_what_will_not_do_is_said_before_anything_is_written(small, tmp_path, name, precision, reason):
     with pytest.raises(ValueError, match=reason):
-        export(small, tmp_path / name, form, precision)
+        export(small, tmp_path / name, precision)
     assert not any(path.is_file() for path in tmp_path.iterdir())
 
 
@@ -175,18 +182,18 @@ def test_what_lay_there_stays_when_the_export_fails(small, tmp_path, monkeypatch
     path.write_bytes(b"older")
     monkeypatch.setattr("drive_seg.inference.runtimes.conversion.AGREEMENT", 1.1)
     with pytest.raises(ValueError, match="m.onnx by onnxruntime labels .* it is not used"):
-        export(small, path, "onnx")
+        export(small, path)
     assert path.read_bytes() == b"older" and [entry.name for entry in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_a_missing_nncf_is_named_with_its_extra(small, footage, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "nncf", None)
     with pytest.raises(ValueError, match="needs nncf, .* extra 'int8' of drive_seg"):
-        export(small, tmp_path / "m.xml", "openvino", "int8", source=str(footage))
+        export(small, tmp_path / "m.xml", "int8", frames=pictures(footage))
 
 
 def test_an_openvino_file_without_its_weights_is_refused(small, tmp_path):
-    done = export(small, tmp_path / "m.xml", "openvino")
+    done = export(small, tmp_path / "m.xml")
     done.path.with_suffix(".bin").unlink()
     with pytest.raises(CheckpointError, match=r"m.xml .*openvino .* cannot run it"):
         Segmenter.load(done.path)
@@ -200,7 +207,7 @@ def test_the_command_writes_prepares_and_scores(small, tmp_path):
     label = Segmenter.load(small.path, "cpu", runtime="torch")(street(3)).label
     cv2.imwrite(str(data / "images" / "a.png"), street(3))
     cv2.imwrite(str(data / "labels" / "a.png"), label)
-    command = ["export", "-m", str(small.path), "--to", "onnx", "-o", str(tmp_path / "m.onnx"), "--camera", "192x128"]
+    command = ["export", "--model", str(small.path), "-o", str(tmp_path / "m.onnx"), "--camera", "192x128"]
     figures = tmp_path / "figures.json"
     done = run.invoke(app, [*command, "--dataset", "folder", "--root", str(data), "--json", str(figures)])
     assert done.exit_code == 0, done.exception
@@ -208,7 +215,24 @@ def test_the_command_writes_prepares_and_scores(small, tmp_path):
     assert report["size"] == list(SIZE) and report["agreement"] >= 0.999
     assert report["miou_before"] == 1 and report["miou_after"] > 0.99
     assert Segmenter.load(small.path, "cpu").runtime == "torch"
-    assert run.invoke(app, ["export", "--model", str(small.path), "--prepare", "--to", "onnx"]).exit_code == 0
-    assert Segmenter.load(small.path, "cpu").runtime == "onnxruntime"
-    refused = run.invoke(app, ["export", "--model", str(small.path), "--to", "onnx"])
-    assert refused.exit_code != 0 and "-o FILE or --prepare is needed" in str(refused.exception)
+    prepare = ["prepare", "--model", str(small.path), "--runtime", "onnxruntime", "--json", "-"]
+    done = run.invoke(app, prepare)
+    assert done.exit_code == 0, done.exception
+    report = json.loads(done.stdout)
+    assert (report["runtime"], report["size"], report["precision"]) == ("onnxruntime", list(SIZE), "fp32")
+    assert report["agreement"] >= 0.999 and Segmenter.load(small.path, "cpu").runtime == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--runtime", "torch"], "runtime 'torch' executes a model as it is: there is nothing to prepare"),
+        (["--runtime", "tensorrt"], "runtime 'tensorrt' executes a model as it is"),
+        (["--runtime", "lion"], "runtime 'lion' is not one of auto, torch"),
+        (["--runtime", "onnxruntime", "--size", "100x64"], "size 100x64 is not of multiples of 8"),
+        (["--size", "96x64", "--camera", "96x64"], "one of them says the size"),
+    ],
+)
+def test_prepare_refuses_with_one_sentence(small, arguments, reason):
+    done = CliRunner().invoke(app, ["prepare", "--model", str(small.path), *arguments])
+    assert done.exit_code != 0 and reason in str(done.exception)

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,40 +20,21 @@ from torch import Tensor
 
 from drive_seg.checkpoint import Checkpoint
 from drive_seg.files import written_aside
-from drive_seg.inference.runtimes import MULTIPLE, Size
-from drive_seg.inference.runtimes.conversion import (
-    OUTPUT,
-    ConversionError,
-    agreement,
-    check,
-    convertible,
-    synthetic_inputs,
-    to_onnx,
-)
-from drive_seg.inference.runtimes.files.onnx_file import contract_path, is_onnx, is_openvino
-from drive_seg.inference.runtimes.native import runtime as native
-from drive_seg.inference.runtimes.openvino_runtime import PRECISION_NOTE
-from drive_seg.inference.runtimes.sessions import (
+from drive_seg.inference.runtimes import MULTIPLE, Size, registry
+from drive_seg.inference.runtimes.conversion import OUTPUT, agreement, check, convertible, inputs, to_onnx
+from drive_seg.inference.runtimes.files.onnx_file import contract_path, is_onnx
+from drive_seg.inference.runtimes.openvino_runtime import (
     CONVOLUTIONS,
+    PRECISION_NOTE,
+    OpenVino,
     OpenvinoModel,
-    import_runtime,
-    open_session,
-    openvino_core,
-    openvino_session,
-    precisions,
+    as_session,
 )
+from drive_seg.inference.runtimes.prepared import GraphEntry
 from drive_seg.labels import LabelMap, label_map
-from drive_seg.recordings.sources import SourceError, open_source
-from drive_seg.recordings.sources.topics import cameras_of
-from drive_seg.segmenter import Segmenter
 
-FORMS = {"onnx": ("onnxruntime", ("fp32",)), "openvino": ("openvino", ("fp32", "bf16", "int8"))}
-"""What can be written: the runtime that checks it, and the precisions."""
-FRAMES = 128
-"""How many frames of a source are used."""
-
-_NO_IMAGES = "precision int8 is calibrated on images like those of the vehicle: name some to calibrate on"
-
+FORMS = {".onnx": ("onnxruntime", ("fp32",)), ".xml": ("openvino", ("fp32", "bf16", "int8"))}
+"""What can be written, by suffix: the runtime that checks it, and the precisions."""
 LEFT_IN_FLOAT = ["Equal", "ReduceMax", "CumSum", "Subtract", "Multiply", "Add", "Concat", "MaxPool", "Interpolate"]
 """Operations between the convolutions, as those that say where a maximum stood. Rounding their inputs to int8 costs
 operations, too, and makes ties of values that differ."""
@@ -72,7 +53,7 @@ class Exported:
         precision: what it is computed in.
         agreement: share of pixels, 0..1, labelled as PyTorch does in fp32.
         frames: the number of frames behind that share.
-        seen_in: "frames that it was not calibrated on", "frames of the source" or "synthetic frames".
+        seen_in: "frames that it was not calibrated on", "frames of the source" or "frames of the package".
     """
 
     path: Path
@@ -86,10 +67,9 @@ class Exported:
 def export(
     loaded: Checkpoint,
     path: Path,
-    form: str,
     precision: str = "fp32",
     size: Size | None = None,
-    source: str | None = None,
+    frames: Iterable[np.ndarray] = (),
 ) -> Exported:
     """Write a checkpoint as a file for one size of the network's input, with ``<name>.contract.yaml`` beside it.
 
@@ -98,119 +78,67 @@ def export(
     Args:
         loaded: the checkpoint.
         path: ends in .onnx, or in .xml for OpenVINO, whose weights go into a .bin file beside it.
-        form: "onnx" or "openvino".
         precision: "fp32", or for OpenVINO "bf16", which the file notes, or "int8", which quantises it.
         size: (height, width) of the network's input; the checkpoint's own if None.
-        source: images to check on, and to calibrate int8 on, as :func:`drive_seg.recordings.sources.open_source` takes
-            them. Synthetic ones if None, which do not do for int8.
+        frames: uint8 BGR [H, W, 3], to check on, and to calibrate int8 on. Those of the package if there are none,
+            which do not do for int8.
 
     Raises:
-        ValueError: if the form, precision, size, path or source will not do, a package is missing, the network cannot
+        ValueError: if the precision, size, path or frames will not do, a package is missing, the network cannot
             be converted, or the file in fp32 labels less than 99.9 % of the pixels as PyTorch does.
         OSError: if it cannot be written.
     """
     size = size or tuple(max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE) for side in loaded.contract.input.size)
-    runtime = _checked(path, form, precision, size, source)
     quantised = precision == "int8"
+    runtime = _checked(path, precision, size, bool(frames))
     network = convertible(loaded)
-    if source is None:
-        inputs, seen_in = list(synthetic_inputs(loaded.contract.input, size)), "synthetic frames"
-    else:
-        segmenter = Segmenter(network, loaded.contract, device="cpu", precision="fp32")
-        inputs, seen_in = _inputs(source, segmenter, size), "frames of the source"
+    images = inputs(loaded.contract.input, size, frames)
+    seen_in = "frames of the source" if frames else "frames of the package"
     calibration: list[Tensor] = []
     if quantised:
-        if len(inputs) < 4:
-            raise SourceError(f"{source} holds {len(inputs)} images; calibration needs 4 or more")
-        calibration = [image for i, image in enumerate(inputs) if i % 4]
-        inputs, seen_in = inputs[::4], "frames that it was not calibrated on"
-    try:
-        graph = to_onnx(network, size)
-        share = check(f"{path.name} by {runtime}", network, open_session(runtime, graph), inputs)
-    except ConversionError as error:
-        raise ValueError(str(error)) from error
-    if form == "onnx":
+        if len(images) < 4:
+            raise ValueError(f"there are {len(images)} images to calibrate int8 on; it takes 4 or more")
+        calibration = [image for i, image in enumerate(images) if i % 4]
+        images, seen_in = images[::4], "frames that it was not calibrated on"
+    graph = to_onnx(network, size)
+    share = check(f"{path.name} by {runtime.name}", network, runtime.load(graph), images)
+    if is_onnx(path):
         _place({path: graph}, loaded, size)
-        return Exported(path, size, precision, share, len(inputs), seen_in)
-    openvino = import_runtime(runtime)
-    model = openvino_core().read_model(graph)
+        return Exported(path, size, precision, share, len(images), seen_in)
+    openvino = runtime.import_package()
+    model = OpenVino.core().read_model(graph)
     if quantised:
         model = _quantised(model, calibration)
     if precision != "fp32":
         compiled = OpenvinoModel(openvino, model, "fp32" if quantised else precision, 0)
-        share = agreement(network, openvino_session(compiled), inputs)
+        share = agreement(network, as_session(compiled), images)
     model.set_rt_info(precision, PRECISION_NOTE)
     _place(_openvino_files(openvino, model, path), loaded, size)
-    return Exported(path, size, precision, share, len(inputs), seen_in)
+    return Exported(path, size, precision, share, len(images), seen_in)
 
 
-def prepare_native(loaded: Checkpoint, precision: str, size: Size, source: str | None) -> tuple[Path, float]:
-    """Prepare the runtime "native" for a checkpoint on this machine, checked on images of a source.
-
-    Args:
-        loaded: a DSNet or SwiftNet.
-        precision: "fp32", "bf16", or "int8", which is calibrated on three of four images.
-        size: (height, width) of the network's input for the check; the kernels take any.
-        source: as for :func:`export`.
-
-    Returns:
-        the kernels' file, and the share of pixels, 0..1, labelled as PyTorch does in fp32.
-
-    Raises:
-        ValueError: as of :func:`drive_seg.inference.runtimes.native.runtime.prepare`, or if the source will not do.
-    """
-    native.check_precision(precision)
-    if source is None:
-        if precision == "int8":
-            raise ValueError(_NO_IMAGES)
-        return native.prepare(loaded, precision)
-    segmenter = Segmenter(loaded.build_network(), loaded.contract, device="cpu", precision="fp32")
-    return native.prepare(loaded, precision, _inputs(source, segmenter, size))
-
-
-def _checked(path: Path, form: str, precision: str, size: Size, source: str | None) -> str:
-    """The runtime that checks this form; ValueError if something will not do."""
+def _checked(path: Path, precision: str, size: Size, has_frames: bool) -> GraphEntry:
+    """The runtime that checks such a file; ValueError if something will not do."""
+    form = path.suffix.lower()
     if form not in FORMS:
-        raise ValueError(f"form '{form}' is not one of {', '.join(FORMS)}")
-    runtime, able = FORMS[form]
+        raise ValueError(f"{path}: the file to write ends in {' or '.join(FORMS)}")
+    name, able = FORMS[form]
+    runtime = registry.get(name)
     if precision not in able:
-        raise ValueError(f"precision '{precision}' cannot be had: {form} is written in {' or '.join(able)}")
+        raise ValueError(f"precision '{precision}' is not available: {form} is written in {' or '.join(able)}")
     if any(side < MULTIPLE or side % MULTIPLE for side in size):
         raise ValueError(f"size {size[1]}x{size[0]} is not of multiples of {MULTIPLE}")
-    if not (is_onnx if form == "onnx" else is_openvino)(path):
-        raise ValueError(f"{path}: a file of the form {form} ends in {'.onnx' if form == 'onnx' else '.xml'}")
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: there is no such folder")
     if precision == "int8":
-        if source is None:
-            raise ValueError(_NO_IMAGES)
+        if not has_frames:
+            raise ValueError(
+                "precision int8 is calibrated on images like those of the vehicle: name some to calibrate on"
+            )
         _import_nncf()
-    elif precision not in precisions(runtime):
+    elif precision not in runtime.precisions():
         raise ValueError(f"precision '{precision}' cannot be had: this machine's processor cannot check it")
     return runtime
-
-
-def _inputs(source: str, segmenter: Segmenter, size: Size) -> list[Tensor]:
-    """Up to FRAMES images of a source, spread evenly over it, as the network wants them: float32 [1, 3, h, w]."""
-    step, kept = 1, []
-    for i, image in enumerate(_images(source)):
-        if i % step == 0:
-            kept.append(segmenter.prepare(image, size))
-        if len(kept) == 2 * FRAMES:
-            step, kept = 2 * step, kept[::2]
-    if not kept:
-        raise SourceError(f"{source} holds no image that can be read")
-    chosen = np.linspace(0, len(kept) - 1, min(FRAMES, len(kept))).round().astype(int)
-    return [kept[i] for i in chosen]
-
-
-def _images(source: str) -> Iterator[np.ndarray]:
-    """Images uint8 BGR [H, W, 3] of a source; of a bag with several cameras the first one's."""
-    cameras = cameras_of(open_source(source).topics)
-    if not cameras:
-        raise SourceError(f"{source} has no image topic")
-    for record in open_source(source, topics=[cameras[0].name]):
-        yield record.image()
 
 
 def _quantised(model: Any, calibration: list[Tensor]) -> Any:
