@@ -1,6 +1,6 @@
 # make demo   a synthetic drive through the node over DDS; INPUT=clip.mp4 MODEL=models/x.safetensors FRAMES=40 OUTPUT=DIR
 # make test   the tests; TESTS="test/node test/labels/test_label_map.py" for some of them
-# make lint   ruff; make format lets it lay out the code
+# make lint   ruff, and who may import whom; make format lets it lay out the code
 # make docs   the table of docs/parameters.md and config/segmentation.schema.json, from the parameters' specs
 # make venv   the virtual environment alone, which the others make on first use from the Python package index
 #
@@ -38,6 +38,7 @@ test: $(VENV)/.installed
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports --no-cache
 
 format: $(VENV)/.installed
 	$(VENV)/bin/ruff format .

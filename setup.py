@@ -52,7 +52,7 @@ ONNX = ["onnxruntime>=1.20"]
 EXPORT = ["onnx>=1.16", "onnxscript>=0.2", "torch>=2.6"]
 OPENVINO = ["openvino>=2025.0"]
 INT8 = ["nncf>=2.14", *OPENVINO, *EXPORT]
-TEST = ["jsonschema>=4.18", "pytest>=8", "ruff>=0.6", "scipy>=1.11", "torchmetrics>=1.4"]
+TEST = ["import-linter>=2.1", "jsonschema>=4.18", "pytest>=8", "ruff>=0.6", "scipy>=1.11", "torchmetrics>=1.4"]
 
 setup(
     name=PACKAGE,
