@@ -39,6 +39,9 @@ else:
 UNKNOWN_TYPE = "__schemaless__"
 """What rosbags calls the type of a topic whose schema it did not find."""
 
+_STAMP = r"\d{4}_\d\d_\d\d-\d\d_\d\d_\d\d"
+"""Local time in the names of rosbag2."""
+
 log = logging.getLogger(__name__)
 
 
@@ -210,8 +213,10 @@ def unlisted_files(folder: Path) -> list[Path]:
     # A recorder that is killed while it compresses a file leaves the file and a part of the compressed one.
     doubled = {name for name in named if name.endswith(".zstd") and name.removesuffix(".zstd") in named}
     files = sorted((file for name, file in named.items() if name not in doubled), key=_number)
-    # rosbag2 names the files of a split recording so.
-    of_one = all(re.fullmatch(rf"{re.escape(folder.resolve().name)}_\d+\..+", file.name) for file in files)
+    # rosbag2 names the files of a split recording so: up to Kilted by the first pattern, since Lyrical by the second.
+    name = folder.resolve().name
+    patterns = rf"{re.escape(name)}_\d+\..+", rf"\d+_{re.escape(re.sub(f'_{_STAMP}$', '', name))}_{_STAMP}\..+"
+    of_one = any(all(re.fullmatch(pattern, file.name) for file in files) for pattern in patterns)
     if len(files) > 1 and not of_one:
         raise SourceError(
             f"{folder} holds {len(files)} recordings ({files[0].name}, {files[1].name}, ...) and no {METADATA} "
@@ -262,7 +267,7 @@ def _as_it_is_now(file: Path) -> Path:
 
 
 def _number(file: Path) -> tuple[int, str]:
-    match = re.search(r"_(\d+)\.", file.name)
+    match = re.match(rf"(\d+)_.+_{_STAMP}\.", file.name) or re.search(r"_(\d+)\.", file.name)
     return (int(match[1]) if match else -1), file.name
 
 

@@ -7,6 +7,7 @@ import pytest
 from mcap.writer import CompressionType, IndexType
 
 from drive_seg.recordings.sources import SourceError, open_source
+from drive_seg.recordings.sources.bag_files import unlisted_files
 
 
 def cut(path, share):
@@ -162,6 +163,17 @@ def test_split_recording_named_as_the_current_folder(layouts, tmp_path, monkeypa
         layouts.write_mcap(folder / f"drive_{number}.mcap", indices)
     monkeypatch.chdir(folder)
     assert layouts.places(open_source(".")) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("folder", ["drive", "drive_2026_05_23-10_11_12"])
+def test_split_recording_of_lyrical_that_was_never_finished(layouts, tmp_path, folder):
+    """The counter comes first, and the seconds at the end, which go on from 58 to 03, are none."""
+    for number, (second, indices) in enumerate([(58, [0, 1]), (59, [2]), (3, [3, 4])]):
+        file = tmp_path / folder / f"{number}_drive_2026_05_23-10_11_{second:02}.mcap"
+        file.parent.mkdir(exist_ok=True)
+        layouts.write_mcap(file, indices)
+    assert [file.name[0] for file in unlisted_files(tmp_path / folder)] == ["0", "1", "2"]
+    assert layouts.places(open_source(tmp_path / folder)) == [0, 1, 2, 3, 4]
 
 
 def test_zstd_that_is_none_is_refused(layouts, tmp_path):
