@@ -185,6 +185,8 @@ class SegmentationData(lightning.LightningDataModule):
             samples,
             sampler=order,
             num_workers=workers,
+            # Forks share the images in memory. Python 3.14's default would send each worker a copy of them.
+            multiprocessing_context="fork" if workers else None,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=_collate,

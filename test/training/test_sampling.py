@@ -152,14 +152,18 @@ def test_a_batch_passes_through_in_parts(recipe_file):
 
 
 BY_TWO_WORKERS = """
+import multiprocessing
 import sys
 from safetensors.torch import save_file
 from drive_seg.training.data import SegmentationData
 from drive_seg.training.recipe import load_recipe
 
+multiprocessing.set_start_method("forkserver")  # the default of Python 3.14
 data = SegmentationData(load_recipe(sys.argv[1], ["data.workers=2", "data.class_uniform=0.5"]))
 data.setup("fit")
-batches = enumerate(data.train_dataloader())
+loader = data.train_dataloader()
+assert loader.multiprocessing_context.get_start_method() == "fork"
+batches = enumerate(loader)
 save_file({f"{i} {j}": part.contiguous() for i, batch in batches for j, part in enumerate(batch)}, sys.argv[2])
 """
 
