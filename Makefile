@@ -16,8 +16,8 @@ INSTALL ?= editable
 TESTS ?=
 
 # Your own python3 where it will do, else the newest that is found.
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-    $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+    $$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
     && echo $$p && break; done)
 
 empty :=
@@ -50,7 +50,7 @@ venv: $(VENV)/.installed
 
 # Lines of constraints.txt whose package an overlay pins too are left out: pip takes no two pins of one package.
 $(VENV)/.installed: setup.py constraints.txt scripts/link_share $(overlay_files)
-	@test -n "$(PYTHON)" || { echo "drive_seg needs Python 3.11, 3.12 or 3.13 with venv and pip (on Debian and Ubuntu:" \
+	@test -n "$(PYTHON)" || { echo "drive_seg needs Python 3.11 to 3.14 with venv and pip (on Debian and Ubuntu:" \
 	    "apt install python3-venv); name one with PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Making $(VENV) with $(PYTHON); the first time takes a few minutes"
 	@"$(PYTHON)" -m venv "$(VENV)"

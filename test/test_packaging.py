@@ -212,7 +212,7 @@ def make(checkout: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def test_make_names_what_it_needs_where_no_python_will_do(make: Callable, tmp_path: Path) -> None:
     answer = make("test", f"VENV={tmp_path / 'env'}", "PYTHON=")
     assert answer.returncode != 0
-    assert "drive_seg needs Python 3.11, 3.12 or 3.13" in answer.stderr
+    assert "drive_seg needs Python 3.11 to 3.14" in answer.stderr
     assert not (tmp_path / "env").exists()
 
 
