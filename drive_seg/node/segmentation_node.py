@@ -18,7 +18,6 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
@@ -48,7 +47,6 @@ SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.FAILURE,
     TransitionCallbackReturn.ERROR,
 )
-RCLError = rclpy_implementation.RCLError
 DIAGNOSTICS_PERIOD_S = 1.0
 DEACTIVATE_PATIENCE_S = 10.0
 """How long deactivating waits for the batch in hand to be published."""
@@ -217,19 +215,22 @@ class SegmentationNode(LifecycleNode):
             self._change.end(free=not at_work)
 
     def _survive_impossible_transitions(self) -> None:
-        """Refuse a transition that the state does not have; rclpy lets the error end the node."""
-        change_state = self._service_change_state.callback
+        """Refuse a transition that the state does not have; rclpy of Jazzy lets the error end the node."""
+        for service in self.services:
+            if service.srv_type is ChangeState:
+                service.callback = self._refuse_impossible(service.callback)
 
+    def _refuse_impossible(self, change_state: Callable) -> Callable:
         def refuse_impossible(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
             try:
                 return change_state(request, response)
-            except RCLError as error:
+            except RuntimeError as error:  # rclpy's RCLError, which has no public name
                 transition = request.transition.label or request.transition.id
                 self.get_logger().warning(f"transition {transition} is not possible now: {error}")
                 response.success = False
                 return response
 
-        self._service_change_state.callback = refuse_impossible
+        return refuse_impossible
 
     # Callbacks
 
@@ -332,10 +333,10 @@ def main(args: Sequence[str] | None = None) -> int:
         node = SegmentationNode(lambda: stop.came)
         for warning in parameter_files.unheard(arguments, node.get_fully_qualified_name()):
             node.get_logger().warning(warning)
-    except rclpy_implementation.UnknownROSArgsError as error:
-        return _cannot_start(f"ROS does not know the arguments {error}")
-    except (ParameterError, ParameterException, RCLError) as error:
-        return _cannot_start(str(error))
+    except (ParameterError, ParameterException, RuntimeError) as error:
+        # All that rclpy itself raises is a RuntimeError; the names of the kinds are not public.
+        unknown = type(error).__name__ == "UnknownROSArgsError"
+        return _cannot_start(f"ROS does not know the arguments {error}" if unknown else str(error))
     try:
         if node.get_parameter("autostart").value and not node.autostart() and not stop.came:
             node.get_logger().fatal("autostart failed, so the process ends")
@@ -343,7 +344,7 @@ def main(args: Sequence[str] | None = None) -> int:
         stop.spin(node, lambda: node.exit is not Exit.OK)
     finally:
         # The node may be finalised already, and then has no way to shut down.
-        with suppress(RCLError):
+        with suppress(RuntimeError):
             node.trigger_shutdown()
         node.destroy_node()
         rclpy.try_shutdown()

@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rclpy.clock import Clock
-from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from drive_seg.images.messages import ImageError
 from drive_seg.inference.output_checks import STEP, OutputCheck
@@ -19,6 +19,9 @@ from drive_seg.node.health.ledger import Fate
 from drive_seg.node.health.measures import Throttle
 from drive_seg.node.parameters import Tuning
 from drive_seg.segmenter import DeviceLostError, NotFiniteError, Segmentation, Segmenter
+
+if TYPE_CHECKING:
+    from rclpy.impl.rcutils_logger import RcutilsLogger
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +33,15 @@ def make_node(ros_context: Context) -> MakeNode:
         return SegmentationNode(context=ros_context, parameter_overrides=overrides, use_global_arguments=False)
 
     return make
+
+
+def test_what_was_given_is_found_without_rclpys_private_name(ros_context: Context) -> None:
+    arguments = ["--ros-args", "-p", "modle:=x", "-p", "cameras:=[front]", "-p", "degrade_order:=[]"]
+    node = Node("given", context=ros_context, cli_args=arguments, use_global_arguments=False)
+    without = SimpleNamespace(handle=node.handle)
+    given = {"modle": "x", "cameras": ["front"], "degrade_order": []}
+    assert parameters.given_parameters(without) == parameters.given_parameters(node) == given
+    node.destroy_node()
 
 
 @pytest.mark.parametrize(

@@ -285,10 +285,16 @@ def declare(node: Node) -> None:
 def given_parameters(node: Node) -> dict[str, Any]:
     """Values that were given to the node by name, whether or not it has such parameters.
 
-    rclpy has no public way to see those that are never declared, which are the point here.
+    rclpy has no public way to see those that are never declared, which are the point here. Where its private name is
+    gone, those of the command line and of files are read where rclpy itself reads them; those given to the constructor
+    are then declared, but not checked.
     """
+    overrides = getattr(node, "_parameter_overrides", None)
+    if overrides is None:
+        with node.handle:
+            overrides = node.handle.get_parameters(Parameter)
     # An empty list arrives without type and value.
-    return {name: [] if p.value is None else p.value for name, p in node._parameter_overrides.items()}
+    return {name: [] if p.value is None else p.value for name, p in overrides.items()}
 
 
 def has_value(node: Node, given: Parameter) -> bool:
