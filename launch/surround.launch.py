@@ -93,8 +93,9 @@ def start(context: LaunchContext) -> list[Any]:
 
 
 def large_image_profile() -> list[SetEnvironmentVariable]:
-    """Make Fast DDS take whole images, unless the user has chosen a profile."""
-    if any(os.environ.get(name) for name in PROFILE_VARIABLES):
+    """Make Fast DDS take whole images, unless the user has chosen a profile or another middleware."""
+    rmw = os.environ.get("RMW_IMPLEMENTATION", "")
+    if any(os.environ.get(name) for name in PROFILE_VARIABLES) or (rmw and "fastrtps" not in rmw):
         return []
     profile = str(CONFIG / "fastdds_large_images.xml")
     return [SetEnvironmentVariable(name, profile) for name in PROFILE_VARIABLES]

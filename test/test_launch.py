@@ -192,7 +192,7 @@ def launch(
         return SimpleNamespace(returncode=0, stdout=json.dumps(bag_topics.get(command[4])), stderr="")
 
     monkeypatch.setattr(subprocess, "run", asked)
-    for name in PROFILE_VARIABLES:
+    for name in (*PROFILE_VARIABLES, "RMW_IMPLEMENTATION"):
         monkeypatch.delenv(name, raising=False)
     for name, contents in STAND_IN.items():
         module = ModuleType(name)
@@ -269,6 +269,13 @@ def test_each_process_is_an_installed_executable_with_the_dds_profile(
 def test_a_dds_profile_of_the_users_stays(launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PROFILE_VARIABLES[1], "/mine.xml")
     assert launch("camera").process("segmentation_node").environment == {}
+
+
+@pytest.mark.parametrize("name", WITH_A_NODE)
+def test_other_middleware_is_left_alone(launch: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_zenoh_cpp")
+    for process in launch(name, bag="synth:", output="out").processes:
+        assert set(process.environment) <= {"DRIVE_SEG_PREPARE"}
 
 
 def test_without_arguments_the_parameters_file_alone_speaks(launch: Callable[..., Run], checkout: Path) -> None:

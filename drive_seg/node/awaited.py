@@ -14,6 +14,9 @@ from rclpy.qos import (
     qos_check_compatible,
 )
 from rclpy.subscription import Subscription
+from rclpy.utilities import get_rmw_implementation_identifier
+
+from drive_seg.node.dds import is_fast_dds
 
 if TYPE_CHECKING:
     # Since rclpy 10 it is in rclpy.endpoint_info.
@@ -58,11 +61,12 @@ def _describe_offer(publisher: TopicEndpointInfo, subscription: Subscription, wa
         asks_reliable = subscription.qos_profile.reliability == ReliabilityPolicy.RELIABLE
         mend = "set input_reliability to best_effort" if best_effort and asks_reliable else reason.strip()
         return f"{offer}, whose QoS does not match: {mend}"
-    # Best-effort images that do not fit the publisher's DDS transport are lost there, without a trace here.
-    return (
-        f"{offer}, whose type and QoS match: if it sends images, they may be too large for its DDS profile "
-        "(start it with config/fastdds_large_images.xml, see docs/vehicle.md)"
-    )
+    # Best-effort images that do not fit the publisher's transport are lost there, without a trace here.
+    rmw = get_rmw_implementation_identifier()
+    advice = "start it with config/fastdds_large_images.xml, see docs/vehicle.md"
+    if not is_fast_dds(rmw):
+        advice = f"for {rmw} see docs/distros.md"
+    return f"{offer}, whose type and QoS match: if it sends images, they may be too large for its transport ({advice})"
 
 
 def _other_images(node: Node, topic: str) -> str:

@@ -42,6 +42,12 @@ def test_a_profile_of_the_users_stays(name: str) -> None:
     assert set(large_image_environment({name: ""})) == BOTH
 
 
+@pytest.mark.parametrize("name", ["rmw_zenoh_cpp", "rmw_cyclonedds_cpp", "rmw_connextdds"])
+def test_other_middleware_is_left_alone(name: str) -> None:
+    assert large_image_environment({"RMW_IMPLEMENTATION": name}) == {}
+    assert set(large_image_environment({"RMW_IMPLEMENTATION": "rmw_fastrtps_dynamic_cpp"})) == BOTH
+
+
 def test_a_missing_shared_file_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"no shared file 'models/none' \(looked in: /.+\)"):
         share_file("models/none")

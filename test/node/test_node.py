@@ -136,7 +136,14 @@ def test_an_awaited_topic_with_a_publisher_that_fits(driver: Node) -> None:
     driver.create_publisher(Image, "awaited", 1)
     text = described(driver, ReliabilityPolicy.BEST_EFFORT, 1)
     assert "published by /cams/driver (sensor_msgs/msg/Image, reliable, volatile" in text
-    assert "whose type and QoS match: if it sends images, they may be too large for its DDS profile" in text
+    assert "whose type and QoS match: if it sends images, they may be too large for its transport (start" in text
+
+
+def test_advice_on_large_images_is_for_the_middleware_that_runs(driver: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drive_seg.node.awaited.get_rmw_implementation_identifier", lambda: "rmw_zenoh_cpp")
+    driver.create_publisher(Image, "awaited", 1)
+    text = described(driver, ReliabilityPolicy.BEST_EFFORT, 1)
+    assert text.endswith("they may be too large for its transport (for rmw_zenoh_cpp see docs/distros.md)")
 
 
 def test_a_camera_that_can_never_be_heard_is_an_error_in_the_log(
@@ -167,11 +174,14 @@ def test_importing_the_node_brings_nothing_it_does_not_need() -> None:
     assert loaded & unwanted == set()
 
 
-def test_node_and_recorder_start_where_rclpy_has_moved_the_type_of_endpoints() -> None:
+def test_node_player_and_recorder_need_no_module_of_rclpy_that_moved_or_is_private() -> None:
     """rclpy 10 (Lyrical) has ``rclpy.endpoint_info`` in place of ``rclpy.topic_endpoint_info``."""
     code = """if True:
-        import sys, rclpy.node, rclpy.lifecycle
-        sys.modules["rclpy.topic_endpoint_info"] = None
-        import drive_seg.node.segmentation_node, drive_seg.recordings.player, drive_seg.recordings.recorder
+        import sys, rclpy.event_handler, rclpy.executors, rclpy.lifecycle, rclpy.serialization
+        private = [name for name in sys.modules if name.startswith(("rclpy.impl", "rclpy._"))]
+        assert "rclpy.impl.implementation_singleton" in private
+        sys.modules |= dict.fromkeys(["rclpy.topic_endpoint_info", *private])
+        import drive_seg.node.segmentation_node, drive_seg.node.worker
+        import drive_seg.recordings.player, drive_seg.recordings.recorder
     """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
