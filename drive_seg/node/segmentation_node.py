@@ -285,8 +285,9 @@ class SegmentationNode(LifecycleNode):
     def _tell_health(self) -> None:
         self._control.look()
         if self._fault is not None and self._fault.leave:
-            self.exit = self._fault.leave  # the diagnostics said so the time before
-        self._fault = self._look_at_worker()
+            self.exit = self._fault.leave  # the diagnostics said so the time before, and say the same once more
+        else:
+            self._fault = self._look_at_worker()
         status = []
         for camera in self.cameras:
             about = self._about(camera)
@@ -301,7 +302,7 @@ class SegmentationNode(LifecycleNode):
         if self._worker is None or self._worker.stopped:
             return None
         fault = watchdog.look(self._worker, self.get_parameter("stall_timeout_s").value)
-        if fault is not None and fault.leave and not (self._fault and self._fault.leave):
+        if fault is not None and fault.leave:
             self.get_logger().fatal(f"{fault.text}: exit code {fault.leave.value}")
         return fault
 
