@@ -14,6 +14,7 @@ from drive_seg.bench.frames import STREAMED, _stream, bench_frames, check_label,
 from drive_seg.bench.rows import Cell, Row, Status
 from drive_seg.bench.subjects import Subject, from_checkpoint
 from drive_seg.bench.ways import Way
+from drive_seg.evaluation.records import FATES
 from drive_seg.inference.decision import decide
 from drive_seg.inference.runtimes.pytorch import TorchRuntime
 
@@ -146,7 +147,7 @@ def test_the_node_over_dds(ros_domain_id, monkeypatch):
     for row in (one, six, steady, overload):
         counted = row.details["node"]
         assert counted["published"] == row.details["masks"]
-        assert counted["received"] == sum(counted[end] for end in node.ENDS)
+        assert counted["received"] == sum(counted[end] for end in FATES)
 
 
 def test_stages_are_medians_of_the_timed_runs():

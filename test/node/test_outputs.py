@@ -200,7 +200,7 @@ def test_diagnostics_have_all_keys_and_figures(peer: Any, picture: Picture, segm
         *("processing_ms_p50", "processing_ms_p99", "latency_ms_p50", "latency_ms_p99", "fps"),
         *("stage_decode_ms", "stage_preprocess_ms", "stage_network_ms", "stage_postprocess_ms"),
         *("stage_publish_ms", "topic", "model", "model_hash", "device", "precision"),
-        *("runtime", "network_input", "missing_outputs", "model_change", "degraded", "self_check"),
+        *("runtime", "graphs", "network_input", "missing_outputs", "model_change", "degraded", "self_check"),
         *(f"self_check_{doubt.value}" for doubt in Doubt),
         *("sure_share_p50", "sure_share_doubted_below"),
     ]
