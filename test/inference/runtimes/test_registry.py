@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,8 @@ def test_a_new_one_takes_one_entry(monkeypatch, tmp_path):
 
 
 def test_listing_them_imports_neither_torch_nor_a_package_of_theirs():
-    code = "import sys, drive_seg.cli, drive_seg.inference.runtimes.registry as r; r.table(); "
+    cli = "drive_seg.cli, " if find_spec("typer") else ""  # not on a vehicle
+    code = f"import sys, {cli}drive_seg.inference.runtimes.registry as r; r.table(); "
     code += "print(sorted({'torch', 'onnxruntime', 'openvino', 'cv2', 'lightning'} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert answer.stdout.strip() == "[]"
