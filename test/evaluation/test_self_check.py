@@ -89,7 +89,7 @@ GOOD, BAD = 1 / 50, 9 / 10
 """Of good frames by day so many at most are doubted, and of bad ones so many at least."""
 
 
-@pytest.mark.parametrize("model", ["dsnet_street19", "dsnet_camvid11"])
+@pytest.mark.parametrize("model", ["swiftnet_fbnet_street19", "dsnet_camvid11"])
 def test_bad_frames_of_a_real_road_are_told_from_good_ones(shared_data: Path, model: str) -> None:
     """Every tenth frame of CamVid val says what is usual; every thirtieth of CamVid train is judged, and damaged."""
     loaded = Segmenter.load(model, device="cpu")

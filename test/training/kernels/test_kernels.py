@@ -240,7 +240,7 @@ def test_large_logits_have_finite_gradients():
 
 def test_without_a_compiler_pytorch_trains_and_a_broken_one_is_warned_of(monkeypatch):
     library.ready.cache_clear()
-    monkeypatch.setattr(library.native, "can_compile", lambda: False)
+    monkeypatch.setattr(library.host, "can_compile", lambda: False)
     assert not library.ready()
     library.ready.cache_clear()
     monkeypatch.undo()
