@@ -361,6 +361,12 @@ def test_frames_at_one_moment_are_drawn() -> None:
     assert "flicker, %" in line.svg and "nan" not in line.svg
 
 
+def test_the_marks_of_an_axis_say_where_they_are() -> None:
+    (line,), _ = charts.timelines(some_rows(20), [])
+    marks = [float(mark) for mark in re.findall(r">([\d.]+) s</text>", line.svg)]
+    assert marks == [0.25 * i for i in range(8)]
+
+
 def test_times_are_told_in_minutes_where_they_are_long() -> None:
     assert charts.clock(3725, True) == "1:02:05"
     assert charts.clock(0.25, False, 2) == "0.25 s"

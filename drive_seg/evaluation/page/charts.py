@@ -373,7 +373,8 @@ def _svg(figure: Figure, label: str, axes: Axes, texts: Iterable[tuple[float, fl
     drawn = file.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
     drawn = re.sub(r' id="[\w.]+_\d+"', "", drawn)  # of no use, and not unique among several charts
-    drawn = re.sub(r"(\d\.\d)\d+(?= )", r"\1", drawn)  # of paths, which are in points
+    # Places are in points, a tenth of one is enough; texts stay as they are.
+    drawn = re.sub(r' (?:d|x|y)="[^"]*"', lambda places: re.sub(r"(\d\.\d)\d+", r"\1", places[0]), drawn)
     drawn = re.sub("|".join(_COLORS), lambda found: f"var(--{_COLORS[found[0]]})", drawn)
     height, rects = 72 * figure.get_figheight(), []
     for begin, end, text in texts:
