@@ -42,6 +42,7 @@ OWN = {
     "dsnet_camvid11_release",
     "dsnet_synth19",
     "swiftnet_fbnet_street19",
+    "swiftnet_fbnet_street19_fine",
     "swiftnet_road19",
 }
 

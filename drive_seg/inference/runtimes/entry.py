@@ -211,7 +211,7 @@ class RuntimeEntry:
         Raises:
             ValueError: if device or precision is not available, or preparing fails.
         """
-        raise NotImplementedError
+        raise ValueError(f"runtime '{self.name}' executes no checkpoints")
 
     def open_network(
         self, network: nn.Module, device: str, precision: str, images: Callable[[], Iterable[Tensor]]
@@ -224,7 +224,9 @@ class RuntimeEntry:
         Raises:
             ValueError: as :meth:`open`.
         """
-        raise NotImplementedError
+        raise ValueError(
+            f"runtime '{self.name}' is prepared for each size: it executes no network without a checkpoint"
+        )
 
     # --- Users' files ---
 
@@ -257,7 +259,7 @@ class RuntimeEntry:
             FileError: if the package is missing or cannot run the file.
             ValueError: if the precision or device is not available.
         """
-        raise NotImplementedError
+        raise ValueError(f"runtime '{self.name}' executes no files")
 
 
 def installed(distributions: Iterable[str]) -> dict[str, str]:

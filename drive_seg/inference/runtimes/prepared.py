@@ -5,6 +5,7 @@ A graph is an ONNX file, or machine code of PyTorch's compiler.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ Session = Callable[["Tensor"], "Tensor"]
 """float32 [1, 3, h, w] -> logits float32 [1, C, h, w], which the next call may overwrite."""
 
 
-class GraphEntry(RuntimeEntry):
+class GraphEntry(RuntimeEntry, ABC):
     """A runtime that executes checkpoints from prepared graphs."""
 
     per_size = True
@@ -30,13 +31,13 @@ class GraphEntry(RuntimeEntry):
     convert: Callable[..., bytes]
     """(network of :func:`.conversion.convertible`, size, *variant) -> the graph."""
 
+    @abstractmethod
     def load(self, graph: bytes, precision: str = "fp32", threads: int = 0, device: str = "cpu") -> Session:
         """Make a graph ready to run. It may be machine code: load none but your own.
 
         Raises:
             ValueError: if the package cannot be imported, or the graph not be loaded.
         """
-        raise NotImplementedError
 
     def variant(self, precision: str, device: str) -> tuple[str, ...]:
         """What a graph is made for beside the size; the same one serves all else."""

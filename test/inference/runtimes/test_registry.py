@@ -43,6 +43,17 @@ def test_what_is_said_of_them():
     assert [row.split("`")[1] for row in rows[2:]] == list(registry.names()[1:])
 
 
+def test_the_documentation_has_their_table(checkout):
+    assert registry.table() in (checkout / "docs" / "performance.md").read_text(), "copy registry.table() there"
+
+
+def test_what_one_does_not_execute_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="runtime 'tensorrt' executes no checkpoints"):
+        registry.get("tensorrt").open(None, "auto", "auto", 0, (8, 8), print)
+    with pytest.raises(ValueError, match="runtime 'native' executes no files"):
+        registry.get("native").open_file(None, "cpu", "auto", 0)
+
+
 def test_each_declares_what_it_needs():
     for entry in registry.RUNTIMES:
         assert entry.checkpoints or entry.files
