@@ -210,15 +210,6 @@ def _candidate() -> Path | None:
     return candidate
 
 
-def write_library(code: bytes) -> None:
-    """Keep the kernels' code.
-
-    Raises:
-        ValueError: if the cache cannot be written.
-    """
-    _write(library_file(), _sealed(code))
-
-
 def _sealed(code: bytes) -> bytes:
     """Code with its hash behind it: to load half of a library ends the process."""
     return code + hashlib.sha256(code).digest()

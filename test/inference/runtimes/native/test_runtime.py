@@ -66,7 +66,7 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def ready(kernels_file):
     """The kernels lie in this test's cache."""
-    native.write_library(kernels_file.read_bytes())
+    native._write(native.library_file(), native._sealed(kernels_file.read_bytes()))
 
 
 @pytest.fixture(scope="module")
